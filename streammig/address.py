@@ -1,7 +1,8 @@
-"""Addresses of objects on a server, in the place of a file's path."""
+"""Addresses: of objects on a server in the place of a file's path, and of this machine."""
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import urlsplit
 
@@ -13,6 +14,14 @@ _ADDRESS = re.compile(r"(s3|gs|az|https?)://", re.IGNORECASE)
 def is_address(text: str) -> bool:
     """Whether a name is the address of an object on a server, not a path."""
     return _ADDRESS.match(text) is not None
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host is this machine."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
 
 
 def parted(address: str) -> tuple[str, str, str]:

@@ -35,8 +35,8 @@ from streammig.fingerprint import Marks, check_contents, reopen, shapes
 from streammig.inputs import Reading, StageInput, make_ready, open_sources
 from streammig.mapping import mapping_mark, stage_mapping
 from streammig.masivo import second
+from streammig.masivo.http import check_base_url
 from streammig.masivo.limits import PRESETS
-from streammig.masivo.target import check_base_url
 from streammig.model import Batch
 from streammig.not_in import Older, Second, Sent, make, narrowed, parse_since
 from streammig.ratelimit import RateLimiter, account_name, parse_hours, parse_limits, part_of
@@ -48,7 +48,7 @@ from streammig.sources import with_samples
 from streammig.sources.source import Source
 from streammig.stages import STAGES
 from streammig.target import Client, ReadBack, Target
-from streammig.targets import at_work, rule_options, target_of
+from streammig.targets import Masivo, at_work
 from streammig.telemetry import CheckpointOpened, Judging, Waiting, Warned, ignore
 
 SECOND = Second(second.OWNERS, second.COUNTED, second.issued, second.profile, second.profile_hash)
@@ -84,10 +84,10 @@ class Call:
     def target(self, context: Context, started: float, mappings: Mappings, limiter: RateLimiter | Unlimited) -> Target:
         """The target that the settings name; a folder for a dry run. `started` is when the checkpoint was made, in
         seconds since the epoch."""
-        target = target_of(
-            self.settings,
-            self.key,
-            options=rule_options(self.settings, started),
+        target = Masivo(
+            settings=self.settings,
+            key=self.key,
+            started=started,
             mappings=mappings,
             clock=context.clock,
             rng=context.rng,

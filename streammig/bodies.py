@@ -7,7 +7,7 @@ from pathlib import Path
 from streammig.batching import assemble
 from streammig.checkpoint import Checkpoint, outbox_path
 from streammig.context import Context
-from streammig.delivery.sender import bury
+from streammig.delivery.sender import make_dead_letters
 from streammig.errors import Unusable
 from streammig.fingerprint import Marks
 from streammig.inputs import Reading
@@ -106,4 +106,4 @@ async def _bury(reading: Reading, context: Context, batch: Batch) -> None:
             " lost: its places mean other records now",
             "Run the same command with the mapping, the version and the export that it was sealed with.",
         )
-    await bury(reading.store, context.now(), batch, records, CODE, WHY)
+    await make_dead_letters(reading.store, context.now(), batch, records, CODE, WHY)

@@ -133,6 +133,19 @@ def new_file(path: Path, may_replace: Callable[[Path], bool] = lambda _: False) 
         raise MachineFault("output-failed", f"{path}: {error.strerror}", hint) from None
 
 
+def begins_with(beginning: bytes) -> Callable[[Path], bool]:
+    """Tells whether a file begins so: that it is one of ours, which may be replaced."""
+
+    def is_ours(path: Path) -> bool:
+        try:
+            with path.open("rb") as file:
+                return file.read(len(beginning)) == beginning
+        except OSError:
+            return False
+
+    return is_ours
+
+
 def sync(path: Path) -> None:
     """Make the content of a file of ours durable. Raises as `own`."""
     _sync(own(path, os.O_RDONLY))

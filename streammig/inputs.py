@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 from streammig.checkpoint import MISSED, Checkpoint, Store
 from streammig.context import in_thread
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
-from streammig.errors import Unusable
+from streammig.errors import UnknownOutcome, Unusable
 from streammig.fields import FieldMapping
 from streammig.grouping import GroupedSource, OfRows, grouped_folder
 from streammig.mapping import mapping_mark
@@ -149,12 +150,16 @@ class Reading:
         return self.stages[0].name
 
     async def rules(self, name: str, sealed: Sequence[Range] = ()) -> Rules:
-        """The rules by which the run sends records of a stage, beside those that are `sealed` already."""
+        """The rules by which the run sends records of a stage, beside those that are `sealed` already. Raises as
+        `undecided`."""
+        undecided = await self.undecided() if name != self.owners else frozenset[str]()
+        return await self._rules(name, undecided, sealed)
+
+    async def _rules(self, name: str, undecided: frozenset[str], sealed: Sequence[Range] = ()) -> Rules:
         rules, index = self.inputs[name].rules, self.indexes.get(name)
         marks = self.inputs[name].source.fingerprints()
         if name == self.owners:
             return rules if index is None else WithoutRepeated(rules, partial(repeated, index, marks))
-        undecided = await self.undecided()
         elsewhere = self.owners in self.indexes or bool(self.left)
         if undecided or elsewhere or await self.store.read(Checkpoint.has_absent):
             rules = WithOwners(rules, self.absent(undecided), sealed)
@@ -172,13 +177,30 @@ class Reading:
         return partial(absent_or_undecided, known, undecided)
 
     async def undecided(self) -> frozenset[str]:
-        """The customers of parked batches: the target may lack them."""
+        """The customers of parked batches: the target may lack them. Raises where a body is lost, for then it is not
+        known whose batch it is."""
         parked = await self.store.read(lambda file: file.batches(self.owners, BatchState.PARKED))
+        if await self.store.read(lambda file: [it for it in parked if not file.outbox.holds(it)]):
+            await self.decided(self.owners)
         return frozenset([record.owner for batch in parked for record in await self.store.records(batch)])
 
+    async def decided(self, name: str) -> None:
+        """Raise `UnknownOutcome` where it is not known of a batch of a stage what became of it."""
+        states = (BatchState.UNKNOWN, BatchState.PARKED)
+        left = await self.store.read(lambda file: file.batches(name, *states))
+        if left:
+            numbers = ", ".join(str(batch.seq) for batch in left[:20])
+            raise UnknownOutcome(
+                "outcome-unknown",
+                f"{name}: the outcome of batch{'es' if len(left) > 1 else ''} {numbers} is unknown",
+                "Not sent again. Show what is known, and decide: "
+                + shlex.join(["streammig", "resolve", str(self.lookup.path)]),
+            )
+
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
-        """As `first_records`, of those that the run sends."""
-        return await self.read(first_records, self.inputs[name].source, await self.rules(name), count, start, sealed)
+        """As `first_records`, of those that the run sends once all is decided."""
+        rules = await self._rules(name, frozenset())
+        return await self.read(first_records, self.inputs[name].source, rules, count, start, sealed)
 
     async def unchanged(self) -> None:
         """Raise `Unusable` unless every file is still what it was when the run began."""

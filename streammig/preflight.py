@@ -82,7 +82,7 @@ class Preflight:
         seen: list[Seen] = []
         self.context.notify(Waiting("preflight", f"looking whether the first {name} are at the target already"))
         for record in records:
-            seen += await self.reads.at_last(name, [record])
+            seen += await self.reads.all_retried(name, [record])
             if seen[-1] is Seen.CANT_TELL:
                 self.context.notify(
                     Warned(

@@ -209,7 +209,7 @@ class StageRun:
         """Queue what an earlier run sealed and did not send. One that was rejected then is looked for first."""
         for batch in await self.store.read(lambda file: file.batches(self.stage, BatchState.SEALED)):
             rejected = (await self.store.read(partial(Checkpoint.last_attempt, batch=batch))).refused
-            if not rejected or await self.sender.may_go_again(batch):
+            if not rejected or await self.sender.may_send_again(batch):
                 await self.context.until_stopped(self._queue.put(batch))
             if self.context.stopping:
                 return

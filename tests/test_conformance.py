@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import datetime
 import json
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -16,12 +15,12 @@ from streammig.checkpoint import Checkpoint, CheckpointWriter, Store
 from streammig.delivery.folder import FolderClient, FolderTarget, NoReadBack, Unlimited
 from streammig.masivo.client import MasivoClient
 from streammig.masivo.readback import MasivoReadBack
-from streammig.masivo.rules import RuleOptions
-from streammig.masivo.target import Masivo
 from streammig.model import Place, Position, Range, Record, Tally
+from streammig.settings import Settings
 from streammig.sources import open_source, parse_input
 from streammig.stages import STAGES
 from streammig.target import Client
+from streammig.targets import Masivo
 from tests import conformance
 from tests.drafts import made
 from tests.masivo_session import KEY, WallClock, session_on
@@ -31,7 +30,6 @@ from tests.test_dedup import Export
 from tests.virtual import VirtualClock, virtual
 from tests.wire import closed_port
 
-NOW = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
 ENTRIES: dict[str, dict[str, Any]] = {
     "customers": customer("a"),
     "events": {"id": "a", "events": [event("p1")]},
@@ -48,11 +46,9 @@ def body(record: Record) -> bytes:
 
 def masivo() -> Masivo:
     return Masivo(
-        base_url="http://127.0.0.1:1",
-        auth_url="",
+        settings=Settings(base_url="http://127.0.0.1:1", request_timeout=1.0),
         key="k",
-        timeout=1.0,
-        options={stage: RuleOptions(now=NOW) for stage in STAGES},
+        started=0.0,
         mappings=dict.fromkeys(STAGES),
         clock=WallClock(),
         rng=Random(1),

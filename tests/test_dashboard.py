@@ -24,12 +24,10 @@ from prometheus_client.parser import text_string_to_metric_families
 from benchmarks.report import make
 from streammig.checkpoint import locked
 from streammig.dashboard.door import TOKEN, Door, opened
-from streammig.dashboard.metrics_file import metrics_kept
-from streammig.dashboard.page import SECTIONS, page
-from streammig.dashboard.server import MOST, served
+from streammig.dashboard.metrics import metrics, metrics_kept
+from streammig.dashboard.server import MOST, SECTIONS, page, served
 from streammig.dashboard.view import EVERY, REST, Look, View
 from streammig.errors import MachineFault, Unusable
-from streammig.report.metrics import metrics
 from streammig.report.reports import Report
 from streammig.telemetry import Notice, ignore
 from tests import problems

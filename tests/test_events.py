@@ -13,9 +13,8 @@ from typing import Any
 import pytest
 
 from streammig.cli import announce
-from streammig.cli.announce import Announcer
+from streammig.cli.announce import Announcer, Events
 from streammig.model import START, Batch, BatchState, Kind, Place, Range, Receipt, Tally
-from streammig.report.events import Events
 from streammig.telemetry import (
     Account,
     Answered,

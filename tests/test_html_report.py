@@ -20,9 +20,9 @@ from streammig.errors import Altered, Unusable
 from streammig.report.audit import opened
 from streammig.report.history import SLOTS, history
 from streammig.report.html import rendered
-from streammig.report.next_steps import next_steps
 from streammig.report.records import Line
 from streammig.report.reports import Report
+from streammig.report.text import next_steps
 from tests import manual, problems
 from tests.browser import CHROMIUM, browser
 from tests.commands import KEY, Shell, write

@@ -486,7 +486,7 @@ async def test_a_refused_batch_that_the_operator_says_did_not_land_is_searched_t
     (batch,) = room.file.batches("customers", BatchState.PARKED)
     assert [record.owner for record in room.of(batch)] == ["c0"]
     assert room.file.rule(batch, BatchState.SEALED, "not-landed", 5.0, "the operator: it did not land")
-    assert await room.sender().may_go_again(room.file.batch(batch.stage, batch.seq))
+    assert await room.sender().may_send_again(room.file.batch(batch.stage, batch.seq))
     await room.run()
     room.target.settle()
     assert room.dead() == {"refused": ["c0"]}
@@ -546,7 +546,7 @@ async def deliver_all(room: Room, sender: Sender) -> None:
     """As the stage does it: what was refused before the breaker opened is looked for before it is sent again."""
     for batch in room.file.batches(room.stage, BatchState.SEALED):
         again = room.file.last_attempt(batch).refused
-        if not again or await sender.may_go_again(batch):
+        if not again or await sender.may_send_again(batch):
             await sender.deliver(batch)
 
 

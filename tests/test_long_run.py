@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from streammig.cli.announce import Events
 from streammig.migration import Migration
-from streammig.report.events import Events
 from streammig.report.live import JsonLines, Lines
 from streammig.telemetry import Answered, Notice
 from tests.virtual import virtual

@@ -50,7 +50,7 @@ def reading(says: str, stop_after: float = math.inf) -> tuple[Slow, list[Notice]
         context = Context(clock, Random(1), told.append, stop, Times(60.0, 600.0))
         if stop_after < math.inf:
             asyncio.get_running_loop().call_later(stop_after, stop.set)
-        await Reads(target, context, 4).at_last("customers", RECORDS, "reading back all 600 owners")
+        await Reads(target, context, 4).all_retried("customers", RECORDS, "reading back all 600 owners")
         return target, told, asyncio.get_running_loop().time()
 
     return run_virtual(main())

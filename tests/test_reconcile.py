@@ -61,7 +61,7 @@ def test_i3_absence_counts_only_while_later_batches_can_be_seen() -> None:
 @pytest.mark.parametrize(
     ("later", "mute", "why"),
     [
-        (2, False, "it takes 3 batches that were accepted after it and can be seen, and there are 2"),
+        (2, False, "the proof takes 3 batches that were accepted after it and can be seen, and there are 2"),
         (3, False, "the target does not show what it accepted after it"),
         (3, True, "some of it could not be read and the target does not show what it accepted after it"),
     ],

@@ -114,7 +114,7 @@ def both(path: Path, array: tuple[str, ...] | None, tries: tuple[int, int], **se
             patch.setattr(frame, "LEAST_TRY", tries[1])
             patch.setattr(FileSource, "_judge", OF_CUSTOMERS if way == "judged" else None)
             if way == "singly":
-                patch.setattr(frame.Framer, "_together", lambda self: False)
+                patch.setattr(frame.Framer, "_take_many", lambda self: False)
             try:
                 answers.append(read(open_source([Input(str(path), array)], **settings)))
             except Unusable as error:
@@ -235,7 +235,7 @@ def check_damage(seed: int, folder: Path, *, keyed: bool = False) -> None:
     refused = bool(broken) or any(it.code for it in found)
     if is_valid(bytes(text)):
         # Valid still, but maybe the array has gone to another name.
-        assert not refused or "there is no " in broken or "was looked for" in broken
+        assert not refused or "there is no " in broken or "neither an object nor an array" in broken
     else:
         # Strings outside the array are judged by grammar alone; the records are judged below.
         assert refused or has_valid_grammar(bytes(text))

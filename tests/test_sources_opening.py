@@ -83,7 +83,7 @@ def test_a_cut_file_yields_all_before_the_cut_and_names_the_byte(kind: str, tmp_
     assert broken is not None
     assert [it.data for it in found] == RECORDS[: len(found)]
     assert broken.path.endswith("export.json")
-    assert f"the compressed file is cut, it ends at byte {len(cut)}" in str(broken)
+    assert f"the compressed file is cut: it ends at byte {len(cut)}" in str(broken)
     # Nothing was kept back: what is left is less than a record.
     assert 0 <= broken.offset - (found[-1].offset + found[-1].length) < 110
 

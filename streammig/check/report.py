@@ -10,8 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streammig.check.text import at_target, cause, verdict
-from streammig.report.charts import stacked
-from streammig.report.parts import day, embedded, section, table, whole_page
+from streammig.report.parts import day, embedded, section, stacked, table, whole_page
 from streammig.telemetry import spoken
 
 PARTS = {"sent": ("pending", "to be sent"), "filtered": ("filtered", "filtered"), "dead": ("dead", "dead letters")}

@@ -9,7 +9,7 @@ from streammig.checkpoint.fence import Fence, FenceFile, Mark, fence_path, fence
 from streammig.checkpoint.file import Checkpoint
 from streammig.checkpoint.lock import is_held, locked
 from streammig.checkpoint.outbox import at_once, outbox_path, write_body
-from streammig.checkpoint.queries import FIRST, UNDECIDED, Attempt, Reason, Spot, StageRow, Totals
+from streammig.checkpoint.queries import FIRST, UNDECIDED, Attempt, Spot, StageRow, Totals
 from streammig.checkpoint.reverts import Window
 from streammig.checkpoint.sqlite import Role, SharedFile
 from streammig.checkpoint.timeline import Timeline
@@ -43,7 +43,6 @@ __all__ = [
     "FenceFile",
     "Finding",
     "Mark",
-    "Reason",
     "Role",
     "SharedFile",
     "Spot",

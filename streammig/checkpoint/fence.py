@@ -113,16 +113,16 @@ def fenced(
     if copy is not None and not current and _known(state_folder, run_id) is None:
         raise Unusable(
             "fence-missing",
-            f"the state folder {state_folder} has no fence for the checkpoint {path}: it is another host's, or the"
-            " folder was lost",
-            "Nothing was sent. Bring back the state folder. Or, if you know that this is the newest copy of the"
+            f"the state folder {state_folder} has no fence for the checkpoint {path}: it comes from another host,"
+            " or the folder was lost",
+            "Nothing was sent. Restore the state folder. Or, if you know that this is the newest copy of the"
             " checkpoint, run the same command once with --checkpoint-is-current.",
         )
     lock = _lock_path(state_folder, run_id)
     with translated(lock, FenceFile.role):
         create_owner_only(lock)
     said = f"another copy of the checkpoint {path} is being run"
-    hint = "Both would send the same records. Go on with one of them only, best with the one that is running now."
+    hint = "Both would send the same records. Use only one of them, best the one that is running now."
     with holding(lock, command, said, hint):
         known = _known(state_folder, run_id)
         newer = known if known is not None and known.tick > tick else None
@@ -155,7 +155,7 @@ def _lock_path(state_folder: Path, run_id: str) -> Path:
 def _known(state_folder: Path, run_id: str) -> Mark | None:
     """Read a checkpoint's mark from the state folder; None without one. Changes no file."""
     path = fence_path(state_folder, run_id)
-    if not path.exists() or not path.stat().st_size:
+    if not FenceFile.is_there(path):
         return None
     file = FenceFile(path, read_only=True)
     try:
@@ -172,13 +172,13 @@ def _refuse(path: Path, newer: Mark, tick: int, lost: bool) -> None:
         raise Unusable(
             "checkpoint-stale",
             what,
-            "Nothing was sent. Use the newest copy, with its -wal file. If there is none any more, let its `streammig"
-            " run` go on once with --newest-is-lost.",
+            "Nothing was sent. Use the newest copy, with its -wal file. If it is lost, add --newest-is-lost to the"
+            " `streammig run` command once.",
         )
     if newer.parts > tick:
         raise Unusable(
             "checkpoint-stale-for-good",
-            f"{what}, some of them for parts of refused batches or for dead letters that it does not know",
+            f"{what}, some of them for parts of refused batches or for dead letters unknown to it",
             "Nothing was sent, and this copy can't go on: it can't tell which records those requests carried. Use the"
             " newest copy.",
         )

@@ -59,7 +59,7 @@ class Checkpoint(Reverts):
     def open(cls, path: Path, *, read_only: bool = False) -> Checkpoint:
         """Open an existing checkpoint, and verify it unless it is `read_only`.
 
-        A reader may open it while a run is on. It calls `verify` itself where it wants to.
+        A reader may open it while a run is on, and call `verify` itself.
         """
         if not path.is_file():
             raise Unusable(

@@ -73,7 +73,7 @@ class Letters(Batches):
                 for spot, key in keys:
                     row = stage, *spot, hash_owner(salt, key), batch.seq
                     self.change("INSERT OR REPLACE INTO replayed_key VALUES (?, ?, ?, ?, ?, ?, 0)", *row)
-            gone = [self._lift(stage, *letter) for letter in letters]
+            gone = [self._mark_replayed(stage, *letter) for letter in letters]
             (repaired,) = self.rows("SELECT repaired FROM stage WHERE name = ?", stage)[0]
             repaired = decode_tally(repaired) + add_up(draft.tally for draft, _ in drafts) - add_up(gone)
             sql = "UPDATE stage SET repaired = ?, replayed = replayed + ?, seen = 0 WHERE name = ?"
@@ -90,11 +90,11 @@ class Letters(Batches):
             progress = self.progress(stage)
             counts = dict(progress.filtered)
             for it in filtered:
-                tally = self._lift(stage, (it.position.source, it.position.offset, it.unit))
+                tally = self._mark_replayed(stage, (it.position.source, it.position.offset, it.unit))
                 counts[it.code] = counts.get(it.code, Tally()) + tally
             self._set_progress(stage, msgspec.structs.replace(progress, filtered=counts))
 
-    def _lift(self, stage: str, spot: Spot, units: int = 0, part: int = 0) -> Tally:
+    def _mark_replayed(self, stage: str, spot: Spot, units: int = 0, part: int = 0) -> Tally:
         """Mark a letter as replayed, and return its tally."""
         rows = self.rows(
             f"UPDATE dead_letter SET replayed = 1, units = ?, part = max(part, ?) WHERE {HERE} AND NOT replayed"
@@ -109,14 +109,14 @@ class Letters(Batches):
 
     def replayed_keys(self, stage: str, keys: Iterable[str]) -> set[str]:
         """Return those of the keys (owners' ids, or unique values) that replays have sealed in batches."""
-        return self._carried(stage, keys, "")
+        return self._replayed(stage, keys, "")
 
     def seen_again(self, owners: Iterable[str]) -> set[str]:
         """Return those of the owners that a replay sent and the target has shown."""
         first = [row.name for row in self.stages() if self.owns(row.name)]
-        return self._carried(first[0], owners, "AND seen") if self.any_seen_again() else set()
+        return self._replayed(first[0], owners, "AND seen") if self.any_seen_again() else set()
 
-    def _carried(self, stage: str, keys: Iterable[str], which: str) -> set[str]:
+    def _replayed(self, stage: str, keys: Iterable[str], which: str) -> set[str]:
         salt, sql = self.run["salt"], f"SELECT 1 FROM replayed_key WHERE stage = ? AND owner = ? {which} LIMIT 1"
         return {key for key in keys if self.rows(sql, stage, hash_owner(salt, key))}
 

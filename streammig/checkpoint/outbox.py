@@ -157,9 +157,8 @@ class Outbox:
         return Unusable(
             "body-lost",
             f"{self.folder}: bodies missing or altered: {count} (batch {names})",
-            "Nothing of them was sent. Put the outbox back that belongs to this checkpoint. Where it is lost,"
-            " let its `streammig run` go on once with --bodies-lost: these batches become dead letters, those of"
-            " unknown outcome are parked.",
+            "Nothing was sent. Restore the outbox that belongs to this checkpoint. If it is lost, add --bodies-lost to"
+            " the `streammig run` command once: these batches become dead letters, unknown ones are parked.",
         )
 
     def _samples(self, batch: Batch) -> list[Record]:

@@ -81,11 +81,11 @@ class Reverts(Units):
             )
 
     def refuse_reverting(self) -> None:
-        """Raise `Unusable` where a revert is under way, so what of the run is at the target is not known."""
+        """Raise `Unusable` if a revert has no result yet: then it is not known which records are at the target."""
         if self.is_reverting():
             raise Unusable(
                 "revert-unfinished",
-                f"{self.path} is being reverted, and what became of that is not known yet",
+                f"{self.path} is being reverted, and the outcome is not known yet",
                 f"Read it back first: streammig revert {shlex.quote(str(self.path))}",
             )
 
@@ -116,8 +116,8 @@ class Reverts(Units):
         if not customers:
             raise Unusable(
                 "nothing-to-revert",
-                "no customer of this run was accepted: there is nothing that can be reverted",
-                "Events and transactions can be reverted with their customers only, by the run that migrated these.",
+                "no customer of this run was accepted, so nothing can be reverted",
+                "Events and transactions can be reverted only with their customers, by the run that migrated them.",
             )
         (first,) = self.rows("SELECT min(started) FROM attempt WHERE stage = ? AND kind != 'not-sent'", owners)[0]
         ends = "SELECT max(settled), (SELECT seen FROM stage WHERE name = ?1) FROM batch WHERE stage = ?1"

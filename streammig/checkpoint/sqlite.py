@@ -269,6 +269,15 @@ class SharedFile(SqliteFile):
             self.close()
             raise
 
+    @classmethod
+    def is_there(cls, path: Path) -> bool:
+        """Return whether the file has a schema: a crash in its very first commit leaves one that has none."""
+        with translated(path, cls.role):
+            refuse_foreign(path)
+            if path.exists():
+                _roll_back(path, 30.0)
+            return path.exists() and path.stat().st_size > 0
+
     def _begin(self, read_only: bool) -> None:
         if read_only:
             self._check()
@@ -315,7 +324,7 @@ def _problem(path: Path, role: Role, error: sqlite3.Error) -> Problem:
     if primary == sqlite3.SQLITE_CANTOPEN:
         return Unusable(f"{role.code}-folder-missing", said, "Check that its folder exists and may be written.")
     if primary == sqlite3.SQLITE_BUSY:
-        hint = "Another process holds it too long. End that one, then run the same command."
+        hint = "Another process holds it too long. End that process, then run the same command."
         return MachineFault(f"{role.code}-busy", said, hint)
     if primary in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):  # a disk quota gives the second
         return MachineFault("disk-full", said, _hint("Make room"))

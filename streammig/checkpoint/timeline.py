@@ -58,7 +58,7 @@ class Timeline:
         return found
 
     def answers(self, stage: str) -> list[dict[str, Any]]:
-        """Count requests by kind, status and code. The kind is empty where no receipt came."""
+        """Count requests by kind, status and code. The kind is empty if no receipt came."""
         rows = self._file.rows(
             "SELECT coalesce(kind, '') AS kind, status, code, count(*) AS count FROM attempt WHERE stage = ?"
             " GROUP BY 1, 2, 3 ORDER BY count DESC, kind",

@@ -105,14 +105,12 @@ def _count(ctx: click.Context, parameter: click.Parameter, text: str | None) -> 
 
 @click.command()
 @options.settings
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE.ndjson",
-    help="Write every problem with its customer's id to a new file, readable by you alone.",
-)  # fmt: skip
-@click.option(
-    "--report", type=click.Path(path_type=Path), metavar="FILE.html",
-    help="Write a report to sign, with ids of customers as examples, readable by you alone.",
-)  # fmt: skip
+@options.path(
+    "--out", "FILE.ndjson", "Write every problem with its customer's id to a new file, readable by you alone."
+)
+@options.path(
+    "--report", "FILE.html", "Write a report to sign, with ids of customers as examples, readable by you alone."
+)
 @click.option("--offline", is_flag=True, help="Do not ask the account which rewards and tiers it has; needs no key.")
 @click.option(
     "--workers", type=click.IntRange(min=1), metavar="N",
@@ -189,7 +187,9 @@ def _check(
                 report.write(rendered(check.document(ids=True) | told))
     if not (refused or begun) and len(check.stages) == len(inputs):
         with suppress(OSError):  # a run without it plans by what it reads first
-            keep_plan(settings, inputs, {name: _planned(it) for name, it in check.document()["stages"].items()})
+            stages = check.document()["stages"].items()
+            # With the units that are left out.
+            keep_plan(settings, inputs, {name: (it["requests"], sum(it["in_units"].values())) for name, it in stages})
     unwritten = [it.failed for it in files if it.failed is not None]
     found = check.document() | told | {"unwritten": [it.json() for it in unwritten]}
     if output.as_json:
@@ -220,11 +220,6 @@ def _show(found: Mapping[str, Any], problems: Written, report: Written) -> None:
     if report.path is not None and report.failed is None:
         lines.append(f"report: {report.path}")
     say("\n".join(lines))
-
-
-def _planned(stage: Mapping[str, Any]) -> tuple[int, int]:
-    """The requests of a stage, and its units with those left out."""
-    return stage["requests"], sum(stage["in_units"].values())
 
 
 def _told(

@@ -20,18 +20,16 @@ from streammig.migration import Migration
 from streammig.report.letters import Kind, kinds, spot
 from streammig.settings import from_checkpoint
 from streammig.sources.source import Source
-from streammig.stages import ONCE, STAGES
+from streammig.stages import ONCE
 
 SHOWN = 10  # dead letters that are also printed on stderr
 
 
 @click.command()
 @options.checkpoint
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE", help="A new file instead of stdout, owner-only."
-)
-@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only those of this stage.")
-@click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
+@options.path("--out", "FILE", "A new file instead of stdout, owner-only.")
+@options.stages
+@options.codes
 @click.option("--summary", is_flag=True, help="Show how many there are of each kind, with an example, and no record.")
 def command(checkpoint: Path, out: Path | None, stages: tuple[str, ...], codes: tuple[str, ...], summary: bool) -> None:
     """Write the dead letters of a run as NDJSON: stage, file, line, column, offset, code, message, record.
@@ -65,7 +63,8 @@ def _grouped(file: Checkpoint, stage: str) -> Source | None:
 def _summary(checkpoint: Path, stages: tuple[str, ...], codes: tuple[str, ...]) -> str:
     """The kinds of dead letters, the most frequent first: causes, then what waits for a customer that is one."""
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
-        found = [it for it in kinds(file) if (not stages or it.stage in stages) and (not codes or it.code in codes)]
+        names = [row.name for row in file.stages() if not stages or row.name in stages]
+        found = [it for name in names for it in kinds(file, name) if not codes or it.code in codes]
     causes = [it for it in found if not it.cause]
     waiting = [it for it in found if it.cause]
     lines = [line for it in causes for line in _kind(f"{it.code} {it.field}".rstrip(), it)]

@@ -17,6 +17,7 @@ from typing import Any
 import click
 
 from streammig.checkpoint import Checkpoint, Totals
+from streammig.cli import options
 from streammig.errors import Problem, Unusable
 from streammig.model import BatchState
 from streammig.report.reports import Report
@@ -68,7 +69,7 @@ files = ["transactions.json"]
 
 
 @click.command()
-@click.option("--keep", type=click.Path(path_type=Path), metavar="DIR", help="Leave the files in DIR, to look at.")
+@options.path("--keep", "DIR", "Leave the files in DIR, to look at.")
 def command(keep: Path | None) -> None:
     """Show a migration that is interrupted and resumed, in under a minute.
 

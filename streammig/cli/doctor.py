@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from streammig.cli import options, say
-from streammig.doctor.finding import WRONG, Finding, wrong
+from streammig.doctor import WRONG, Finding, wrong
 from streammig.doctor.live import check_live, examine_answers
 from streammig.doctor.machine import examine_machine
 from streammig.doctor.way import examine_way

@@ -12,7 +12,6 @@ from streammig.cli import options, say
 from streammig.errors import Unusable, counted
 from streammig.first_settings import Found, look, settings_text
 from streammig.stages import STAGES
-from streammig.survey import Field
 
 SHOWN = 60  # fields of one export
 
@@ -58,16 +57,15 @@ def command(files: tuple[str, ...], stage: str | None, keyed: str | None, out: P
 
 def _table(found: Found) -> str:
     """The fields of an export with the form of their values."""
-    rows = [(it.path, f"{it.count / found.seen:.0%}", _form(it)) for it in found.fields[:SHOWN]]
+    rows = [
+        (it.path, f"{it.count / found.seen:.0%}", f"one of {', '.join(it.words)}" if it.words else it.form)
+        for it in found.fields[:SHOWN]
+    ]
     width = min(max((len(row[0]) for row in rows), default=0), 40)
     own = "have Masivo's form already" if found.fits else "need a mapping"
     lines = [f"{found.name}: {found.stage}, by its first {counted(found.seen, 'record')}; they {own}"]
     lines += [f"  {path:<{width}}  {share:>4}  {form}" for path, share, form in rows]
     return "\n".join(lines + ["  …"] * (len(found.fields) > SHOWN))
-
-
-def _form(field: Field) -> str:
-    return f"one of {', '.join(field.words)}" if field.words else field.form
 
 
 def _document(found: Found) -> dict[str, object]:

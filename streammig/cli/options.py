@@ -10,6 +10,7 @@ import click
 
 from streammig.cli import CHECKPOINT
 from streammig.errors import Unusable
+from streammig.stages import STAGES
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
@@ -22,10 +23,16 @@ def _named(ctx: click.Context, parameter: click.Parameter, path: Path | None) ->
     return path
 
 
-checkpoint: Decorator = click.argument("checkpoint", type=click.Path(path_type=Path), callback=_named)
-checkpoint_or_none: Decorator = click.argument(
-    "checkpoint", required=False, type=click.Path(path_type=Path), callback=_named
-)
+PATH = click.Path(path_type=Path)
+
+
+def path(flag: str, metavar: str, told: str, *name: str) -> Decorator:
+    """An option that names a file or folder. `name` is that of its parameter, where the flag does not say it."""
+    return click.option(flag, *name, type=PATH, metavar=metavar, help=told)
+
+
+checkpoint: Decorator = click.argument("checkpoint", type=PATH, callback=_named)
+checkpoint_or_none: Decorator = click.argument("checkpoint", required=False, type=PATH, callback=_named)
 
 current: Decorator = click.option(
     "--checkpoint-is-current", "current", is_flag=True,
@@ -36,13 +43,17 @@ newest_lost: Decorator = click.option(
     help="This checkpoint is an older copy, and there is no newer one any more: go on from it.",
 )  # fmt: skip
 
+stages: Decorator = click.option(
+    "--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only those of this stage."
+)
+codes: Decorator = click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
 concurrency: Decorator = click.option(
     "--concurrency", type=click.IntRange(1, 64), metavar="N", help="Most reads under way at once. [as the run had]"
 )
 
 FILE = "FILE[#path.to.array]"
 _SETTINGS: tuple[Decorator, ...] = (
-    click.argument("settings_file", nargs=-1, type=click.Path(path_type=Path), metavar="[MIGRATION.toml]"),
+    click.argument("settings_file", nargs=-1, type=PATH, metavar="[MIGRATION.toml]"),
     click.option("--customers", multiple=True, metavar=FILE, help="Customers, from JSON, NDJSON or CSV; - is stdin."),
     click.option("--events", multiple=True, metavar=FILE, help="Purchase and other events."),
     click.option("--transactions", multiple=True, metavar=FILE, help="Points transactions, grouped by customer."),
@@ -75,10 +86,8 @@ def settings(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def settings_on_top(what_for: str = "") -> Decorator:
-    return click.option(
-        "--settings", "toml", type=click.Path(path_type=Path), metavar="MIGRATION.toml",
-        help=f"Settings that replace some of the run's{what_for}.",
-    )  # fmt: skip
+    said = f"Settings that replace some of the run's{what_for}."
+    return path("--settings", "MIGRATION.toml", said, "toml")
 
 
 def as_json(what: str = "Print the result as one JSON document on stdout.") -> Decorator:

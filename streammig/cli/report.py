@@ -25,15 +25,9 @@ from streammig.settings import from_checkpoint
 
 @click.command()
 @options.checkpoint_or_none
-@click.option("--out", type=click.Path(path_type=Path), metavar="FILE.html", help="Write the report to this file.")
-@click.option(
-    "--records", type=click.Path(path_type=Path), metavar="FILE.ndjson",
-    help="Write a line for each unit of the export to this new file.",
-)  # fmt: skip
-@click.option(
-    "--audit", "audited", type=click.Path(path_type=Path), metavar="FILE.html",
-    help="Check a report that was written before; with CHECKPOINT, against it.",
-)  # fmt: skip
+@options.path("--out", "FILE.html", "Write the report to this file.")
+@options.path("--records", "FILE.ndjson", "Write a line for each unit of the export to this new file.")
+@options.path("--audit", "FILE.html", "Check a report that was written before; with CHECKPOINT, against it.", "audited")
 @options.as_json("Print what the report says as one JSON document on stdout.")
 def command(
     checkpoint: Path | None, out: Path | None, records: Path | None, audited: Path | None, as_json: bool

@@ -76,10 +76,11 @@ RULINGS = {
 @click.argument("batch", required=False, type=click.IntRange(min=1))
 @click.option("--stage", type=click.Choice(STAGES), help="The batch's stage, where the number alone is not enough.")
 @click.option("--landed", is_flag=True, help="It landed: it is accepted, and never sent again.")
-@click.option(
-    "--landed-in-part", type=click.Path(path_type=Path), metavar="IDS",
-    help="Only these customers of it landed, one id a line of the file IDS: the others become dead letters.",
-)  # fmt: skip
+@options.path(
+    "--landed-in-part",
+    "IDS",
+    "Only these customers of it landed, one id a line of the file IDS: the others become dead letters.",
+)
 @click.option("--not-landed", is_flag=True, help="It did not land: the next run sends it.")
 @click.option("--read-back", is_flag=True, help="Ask the target now.")
 @click.option("--reject", is_flag=True, help="Its records are the cause of the answer: the next run searches them.")

@@ -25,12 +25,9 @@ from streammig.telemetry import Output
 
 @click.command()
 @options.checkpoint
-@click.option(
-    "--input", "corrected", type=click.Path(path_type=Path), metavar="FIXED.ndjson",
-    help="Only these: lines of `dead-letters` with corrected records.",
-)  # fmt: skip
-@click.option("--stage", "stages", multiple=True, type=click.Choice(STAGES), help="Only those of this stage.")
-@click.option("--code", "codes", multiple=True, metavar="CODE", help="Only those with this code.")
+@options.path("--input", "FIXED.ndjson", "Only these: lines of `dead-letters` with corrected records.", "corrected")
+@options.stages
+@options.codes
 @click.option("--missing", is_flag=True, help="Send what a verify did not find, and no dead letters.")
 @options.settings_on_top()
 @options.current

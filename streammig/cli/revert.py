@@ -14,9 +14,8 @@ from typing import Any
 import click
 
 from streammig.checkpoint import Checkpoint
-from streammig.cli import options, say
+from streammig.cli import echo_json, options, say
 from streammig.cli.runtime import beside, stopped_by
-from streammig.cli.streams import echo_json
 from streammig.errors import Unusable
 from streammig.report.document import iso
 from streammig.settings import from_checkpoint

@@ -37,9 +37,7 @@ FOR_ONE_CALL = {
     metavar="N",
     help="A pilot: only the first N customers, and what is theirs.",
 )
-@click.option(
-    "--dry-run", type=click.Path(path_type=Path), metavar="DIR", help="Write the bodies to DIR, send nothing."
-)
+@options.path("--dry-run", "DIR", "Write the bodies to DIR, send nothing.")
 @click.option(
     "--i-accept-doubles", "accept_doubles", multiple=True, type=click.Choice(STAGES), metavar="STAGE",
     help='Confirms unknown = "resend" of a stage: its records may be sent twice.',
@@ -59,10 +57,7 @@ FOR_ONE_CALL = {
     "--dashboard", is_flag=False, flag_value="127.0.0.1:8790", metavar="[HOST:PORT]",
     help="Serve a page and /metrics, on this machine unless told otherwise. [127.0.0.1:8790]",
 )  # fmt: skip
-@click.option(
-    "--metrics-file", type=click.Path(path_type=Path), metavar="FILE",
-    help="Write the numbers for Prometheus to FILE, every 15 seconds.",
-)  # fmt: skip
+@options.path("--metrics-file", "FILE", "Write the numbers for Prometheus to FILE, every 15 seconds.")
 @options.on_event
 @options.as_json()
 @options.quiet()
@@ -179,7 +174,7 @@ def _shown(
     token = os.environ.pop(TOKEN, "")
     if address is None and metrics_file is None:
         return lambda run: run.run  # a server takes 50 ms to import
-    from streammig.dashboard.beside import beside
+    from streammig.dashboard.server import beside
 
     door = opened(address, "dashboard", token) if address is not None else None
     if door is not None and output.log == "text" and not output.quiet:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from streammig.cli import options
 from streammig.errors import Unusable
 from streammig.sandbox import SandboxConfig, ScriptError, serve
 
@@ -47,11 +48,11 @@ do     answer    status, done (the work is done first), location,
 
 @click.command(epilog=SCRIPT)
 @click.option("--port", type=click.IntRange(0, 65535), default=8787, show_default=True, help="0 takes a free one.")
-@click.option("--store", type=click.Path(path_type=Path), metavar="FILE", help="Keep its records in FILE.")
+@options.path("--store", "FILE", "Keep its records in FILE.")
 @click.option("--limits", default="prod", show_default=True, metavar="LIMITS", help="Limits to enforce, as of run.")
 @click.option("--latency", default="0", show_default=True, metavar="SECONDS", help="Before an answer: 0.2, or 0.1-0.5.")
 @click.option("--queue-delay", default="0", show_default=True, metavar="SECONDS", help="Until a batch is applied: 1-5.")
-@click.option("--script", type=click.Path(path_type=Path), metavar="FILE", help="Faults to play, as JSON or NDJSON.")
+@options.path("--script", "FILE", "Faults to play, as JSON or NDJSON.")
 def command(port: int, store: Path | None, limits: str, latency: str, queue_delay: str, script: Path | None) -> None:
     """Serve a local Masivo on 127.0.0.1, with limits, a queue, rules and, with --script, faults.
 

@@ -14,9 +14,8 @@ from typing import Any, TextIO
 import click
 
 from streammig.checkpoint import Checkpoint
-from streammig.cli import options, say
+from streammig.cli import echo_json, options, say
 from streammig.cli.runtime import beside, stopped_by
-from streammig.cli.streams import echo_json
 from streammig.errors import Unusable, counted
 from streammig.migration import Told
 from streammig.model import spoken_place
@@ -36,10 +35,7 @@ COLUMNS = ("looked", "same", "missing", "different", "not_visible_yet", "unreada
     help=f"Read back N customers with all that belongs to them. [{SAMPLE}]",
 )  # fmt: skip
 @click.option("--all", "everything", is_flag=True, help="Read back every customer.")
-@click.option(
-    "--out", type=click.Path(path_type=Path), metavar="FILE.ndjson",
-    help="Write each difference with its values to a new file, readable by you alone.",
-)  # fmt: skip
+@options.path("--out", "FILE.ndjson", "Write each difference with its values to a new file, readable by you alone.")
 @options.concurrency
 @options.settings_on_top()
 @options.current

@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
-import ipaddress
 import re
 import socket
 from dataclasses import dataclass, field
 
+from streammig.address import is_loopback
 from streammig.errors import Unusable
 
 TOKEN = "STREAMMIG_TOKEN"  # the name of the environment's variable
@@ -36,7 +36,7 @@ class Door:
         A foreign page whose name was made to resolve to this machine (DNS rebinding) names another host.
         """
         if not self.token:
-            return _is_home(re.sub(r":\d+$", "", host).strip("[]"))
+            return is_loopback(re.sub(r":\d+$", "", host).strip("[]"))
         given = _given(authorization)
         return hmac.compare_digest(given.encode(errors="replace"), self.token.encode(errors="replace"))
 
@@ -48,7 +48,7 @@ def opened(text: str, option: str, token: str) -> Door:
     if token and len(token) < SHORTEST:
         said = f"{TOKEN} has {len(token)} characters; a token has at least {SHORTEST}"
         raise Unusable("token-short", said, "Make one, for example with: openssl rand -hex 16")
-    if not token and not _is_home(host):
+    if not token and not is_loopback(host):
         said = f"{host} can be reached from other machines, and there is no token"
         raise Unusable("token-needed", said, f"Set {TOKEN} to a long random text, or serve on 127.0.0.1.")
     try:
@@ -64,13 +64,6 @@ def _address(text: str, option: str) -> tuple[str, int]:
     if found is None or int(found[2]) > 65535:
         raise Unusable("address-invalid", f"{text!r} is no HOST:PORT", HINT.format(option))
     return (found[1] or HOME.partition(":")[0]).strip("[]"), int(found[2])
-
-
-def _is_home(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host.lower() == "localhost"
 
 
 def _given(authorization: str) -> str:

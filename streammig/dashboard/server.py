@@ -3,22 +3,50 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import hashlib
 import json
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from functools import cache
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import urlsplit
 
 from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from streammig.dashboard.door import Door
-from streammig.dashboard.page import POLICY, page, parts
-from streammig.dashboard.view import EVERY, View
-from streammig.report.metrics import metrics
+from streammig.dashboard.metrics import metrics, metrics_kept
+from streammig.dashboard.view import EVERY, Look, View
+from streammig.migration import Migration
+from streammig.report.html import live_sections
+from streammig.report.parts import style
+from streammig.report.text import state_sentence
+from streammig.telemetry import Notice
+
+SECTIONS = ("now", "stages", "plan", "permits", "parked", "left", "time", "answers", "latency", "dead", "units")
 
 MOST = 16  # browsers at once
 SLOW = 20.0  # seconds that a browser may take to receive a change; then it is disconnected
 LAST = 1.0  # seconds that answers under way may take at the end
+
+
+@cache
+def _ours(name: str) -> str:
+    return (files("streammig") / "dashboard" / name).read_text(encoding="utf-8")
+
+
+def _hash(text: str) -> str:
+    return base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+
+
+POLICY = (
+    f"default-src 'none'; style-src 'unsafe-inline'; script-src 'sha256-{_hash(_ours('page.js'))}';"
+    " connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": POLICY,
@@ -27,6 +55,28 @@ HEADERS = {
 }
 # aiohttp logs broken requests; in a terminal these lines would break up the bars.
 SILENT = logging.Logger("streammig.dashboard", logging.CRITICAL + 1)
+
+
+def beside(
+    run: Migration, checkpoint: Path, door: Door | None, metrics_file: Path | None
+) -> Callable[[], Awaitable[bool]]:
+    """The run as a function to call, with a page at the door and the metrics file open as long as it lasts."""
+    notify, view = run.notify, View(checkpoint)
+
+    def heard(notice: Notice) -> None:
+        notify(notice)
+        view.hear(notice)
+
+    async def work() -> bool:
+        async with AsyncExitStack() as stack:
+            if metrics_file is not None:
+                await stack.enter_async_context(metrics_kept(metrics_file, view, notify))
+            if door is not None:
+                await stack.enter_async_context(served(door, view))
+            return await run.run()
+
+    run.notify = heard
+    return work
 
 
 @asynccontextmanager
@@ -119,3 +169,31 @@ class _Pages:
 
     async def health(self, request: web.Request) -> web.Response:
         return web.Response(text="ok\n", headers=HEADERS)
+
+
+def parts(look: Look) -> dict[str, str]:
+    """The HTML of each section, and `state`: one sentence, as text."""
+    fault = f" The page can't read the checkpoint [{look.fault}]." if look.fault else ""
+    if look.found is None:
+        waits = "".join(f"<p>{escape(line)}</p>" for line in look.doing)
+        empty = {"state": f"The run begins: nothing is sent yet.{fault}", "now": waits}
+        return {name: empty.get(name, "") for name in ("state", *SECTIONS)}
+    state = state_sentence(look.found["status"]) + fault
+    return {"state": state, **live_sections(look.found, look.doing)}
+
+
+def page(look: Look) -> str:
+    """The whole document, as of `look`. Its script then asks for the changes."""
+    shown = parts(look)
+    host = (urlsplit(look.found["target"]).hostname or "a folder") if look.found else "begins"
+    body = "".join(f'<div id="{name}">{shown[name]}</div>' for name in SECTIONS)
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width,initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><link rel="icon" href="data:,">'
+        f"<title>Migration: {escape(host)}</title><style>{style()}{_ours('page.css')}</style></head>\n"
+        f'<body><main><header><p class="over">Migration</p><h1>{escape(host)}</h1>'
+        f'<p class="state" role="status" id="state">{escape(shown["state"])}</p>'
+        f'<p class="warning" id="lost" role="status" hidden></p></header>{body}</main>'
+        f"<script>{_ours('page.js')}</script></body></html>\n"
+    )

@@ -12,7 +12,7 @@ import msgspec
 
 from streammig.checkpoint import Checkpoint, Spot
 from streammig.errors import Unusable
-from streammig.sources.valid import judge
+from streammig.sources.valid import check_record
 
 HINT = "Its lines must be those that `dead-letters` writes, with `record` corrected and the rest as it was."
 Number = Annotated[int, msgspec.Meta(ge=0, lt=1 << 62)]
@@ -110,7 +110,7 @@ class Corrected:
     def _decoded(self, text: bytes, number: int) -> Line:
         if len(text) == self.longest:
             raise Unusable("line-too-long", f"{self.path}: line {number} is longer than a record may be", HINT)
-        if fault := judge(text.strip())[1]:
+        if fault := check_record(text.strip())[1]:
             raise Unusable("line-not-json", f"{self.path}: line {number}: {fault}", HINT)
         try:
             return msgspec.json.decode(text, type=Line)

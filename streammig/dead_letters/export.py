@@ -16,7 +16,7 @@ from streammig.fields import AtFault
 from streammig.model import DeadLetter, Span
 from streammig.sources import Form, comparable, open_source, parse_input, touched
 from streammig.sources.source import Source
-from streammig.sources.valid import judge
+from streammig.sources.valid import check_record
 
 _ON_ONE_LINE = bytes.maketrans(b"\r\n", b"  ")
 FAR = 4_000_000  # bytes; beyond such a gap between two letters a seek beats reading on
@@ -108,5 +108,5 @@ def with_records(source: Source, letters: Iterable[DeadLetter]) -> Iterator[tupl
 
 
 def _as_json(data: bytes) -> msgspec.Raw | str:
-    invalid, _ = judge(data)
+    invalid, _ = check_record(data)
     return data.decode(errors="replace") if invalid else msgspec.Raw(data.translate(_ON_ONE_LINE))

@@ -22,7 +22,7 @@ from streammig.errors import BrokenExport
 from streammig.model import FILTERED, Batch, DeadLetter, Draft, Record, Span
 from streammig.selection import BALANCE_DIFFERS, OF_FILTERED, Absent
 from streammig.sources.source import Source
-from streammig.sources.valid import judge
+from streammig.sources.valid import check_record
 from streammig.target import Rules
 
 WAVE_BYTES = 32_000_000  # source records held in memory at once
@@ -166,7 +166,7 @@ class Replay:
         data = corrected.record(self.stage, spot_of(letter)) if corrected else None
         if data is None or [data] == span.cut(0, 1):
             return span
-        code, fault = judge(data)
+        code, fault = check_record(data)
         faults = {0: (len(data), code, fault)} if code else {}
         origins = [(at.offset, at.length)]
         return Span(at.source, at.offset, data, [0], [len(data)], [at.ordinal], faults=faults, origins=origins)

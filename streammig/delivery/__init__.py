@@ -1,1 +1,1 @@
-"""What happens to one batch: permits, retry, splitting, and the barrier between stages."""
+"""Delivery of batches: sending, retry, splitting, read-backs, isolation, and the barrier between stages."""

@@ -1,4 +1,4 @@
-"""How long to wait before a try that may work this time."""
+"""Delays between retries."""
 
 from __future__ import annotations
 
@@ -14,6 +14,6 @@ class Backoff:
     maximum: float = 60.0
 
     def delay(self, attempt: int, rng: Random) -> float:
-        # Clamp the exponent: 2.0**1024 overflows long before anyone waits that long.
+        # Clamp the exponent: 2.0**1024 overflows.
         ceiling = self.initial * 2.0 ** min(attempt - 1, 64)
         return rng.uniform(0.0, min(self.maximum, ceiling))

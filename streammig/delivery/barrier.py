@@ -1,4 +1,4 @@
-"""The barrier behind a stage: what the next one builds on, or the run ends with, must be visible at the target."""
+"""The barrier after a stage: the next stage, or the end of the run, waits until samples are visible at the target."""
 
 from __future__ import annotations
 
@@ -14,29 +14,29 @@ from streammig.model import Batch, Record
 from streammig.target import Permits, Seen
 from streammig.telemetry import Waiting, Warned, spoken
 
-BATCHES = 50  # at most, spread evenly from the first accepted batch to the last
+BATCHES = 50  # most batches to take samples from, spread evenly from the first accepted one to the last
 OWNERS_OF_EACH = 2
-POLL = 20.0  # seconds between two looks at what is not yet visible, at most
-SHARE = 0.05  # of the reads that the account has left, for one look
+POLL = 20.0  # most seconds between two looks at samples that are not visible yet
+SHARE = 0.05  # the part of the account's remaining reads that one look may use
 Sample = tuple[Batch, Record]
 
 
 @dataclass(frozen=True, slots=True)
 class Barrier:
-    """Lets the next stage start when the target's queue has done its work on the last one (times in seconds)."""
+    """Waits until the target's queue has applied a stage, before the next one starts (times in seconds)."""
 
     reads: Reads
     permits: Permits
     store: Store
     context: Context
-    retried: bool = False  # only what was a dead letter once
+    retried: bool = False  # look at replayed batches only
 
     async def wait(self, stage: str, last: bool = False) -> bool:
-        """Wait until samples of this stage can be read back; False if the run is to stop first. Behind the `last`
-        stage, which nothing builds on, there is nothing to wait for where no sample can tell.
+        """Wait until samples of this stage can be read back; False if the run must stop first.
 
-        A sample that is not visible after the time for it is missing: the stage keeps that as its code and message,
-        and the run goes on. Raises `SamplesMissing` where all are, and another stage builds on them.
+        No stage builds on the `last` one, so it needs no wait if none of its samples can be read back. A sample that
+        does not become visible in time is missing: the stage keeps that as its code and message, and the run goes on.
+        Raises `SamplesMissing` if all are missing and another stage builds on them.
         """
         settled = await self.store.read(lambda file: file.last_settled(stage))
         if settled is None or await self._seen_before(stage):
@@ -48,11 +48,11 @@ class Barrier:
         if self.context.stopping:
             return False
         if others:
-            # What the next stage builds on is there; that it is not as it was sent is for people to look at.
+            # The owners are there, so the next stage can build on them; the difference is for people to look at.
             there = f"of {counted(len(samples), 'sample')}, {_are(others)} at the target, but not as sent"
             await self._warn(stage, f"{there}: {_listed(others)}", "")
         if missing:
-            await self._miss(stage, missing, len(samples), last)
+            await self._tell_missing(stage, missing, len(samples), last)
         if not (missing or others):
             at = self.context.now()
             await self.store.write(lambda file: file.mark_seen(stage, at))
@@ -61,7 +61,7 @@ class Barrier:
     async def _settle(self, stage: str, settled: float) -> None:
         """Give the target's queue its time."""
         times = self.context.times
-        # A wall clock that was set back by an hour must not make this wait an hour longer.
+        # At most the settle time: a wall clock that was set back by an hour must not add an hour.
         rest = min(settled + times.settle - self.context.now(), times.settle)
         if rest > 0:
             why = f"the target gets time to apply the {stage}"
@@ -69,8 +69,10 @@ class Barrier:
             await self.context.pause(rest)
 
     async def _look(self, stage: str, samples: Sequence[Sample]) -> tuple[list[Sample], list[Sample]]:
-        """Look until all are visible or the time for it is over; those that are missing, and those that are there, but
-        not as they were sent."""
+        """Read samples until all are visible or the time is over.
+
+        Returns the missing samples, and those that are at the target, but not as sent.
+        """
         times, now = self.context.times, asyncio.get_running_loop().time
         missing, others, began, misread = list(samples), list[Sample](), now(), 0
         while missing:
@@ -87,7 +89,7 @@ class Barrier:
                 text = f"the target answers reads of {stage} with {self.reads.misread}, which says nothing"
                 self.context.notify(Warned("not-readable", text))
                 break
-            # A queue that was given a second to settle is not left alone for twenty.
+            # With a settle time of one second, don't wait twenty.
             pause = min(POLL, max(times.settle, 0.05), rest)
             there = f"{len(samples) - len(missing)} of {counted(len(samples), 'sample')} of {stage}"
             self.context.notify(Waiting("samples", f"{there} visible; at most {spoken(rest)} more", pause))
@@ -95,28 +97,28 @@ class Barrier:
         return missing, others
 
     async def _most(self) -> int:
-        """How many reads one look may take: the rest is for what else the account is needed for."""
+        """Return how many reads one look may take: the account has other uses for the rest."""
         return max(1, int(min(SHARE * await self.permits.spare(), BATCHES * OWNERS_OF_EACH)))
 
     async def _samples(self, stage: str) -> list[Sample]:
-        """The records of two owners of some batches that a read-back can prove something of."""
+        """Return sample records of up to two owners from each of some batches."""
         chosen: list[Sample] = []
         if self.reads.proves(stage):
             most = await self._most()
             count = max(1, most // OWNERS_OF_EACH)
             for batch in await self.store.read(lambda file: file.sample(stage, count, self.retried)):
-                tellable = [it for it in await self.store.records(batch) if self.reads.can_tell(stage, it)]
-                chosen.extend((batch, record) for record in _two_owners(tellable))
+                readable = [it for it in await self.store.records(batch) if self.reads.can_tell(stage, it)]
+                chosen.extend((batch, record) for record in _two_owners(readable))
             chosen = chosen[:most]
         if not chosen:
-            text = f"nothing of {stage} can be read back at the target: whether it was applied is not known"
+            text = f"{stage}: no record can be read back at the target, so it is not known whether they were applied"
             self.context.notify(Warned("not-readable", text))
         return chosen
 
     async def _seen_before(self, stage: str) -> bool:
         return any(row.name == stage and row.seen for row in await self.store.read(Checkpoint.stages))
 
-    async def _miss(self, stage: str, missing: Sequence[Sample], asked: int, last: bool) -> None:
+    async def _tell_missing(self, stage: str, missing: Sequence[Sample], asked: int, last: bool) -> None:
         where, samples = _listed(missing), counted(asked, "sample")
         if len(missing) < asked:
             await self._warn(stage, f"of {samples}, {_are(missing)} not visible at the target: {where}")
@@ -148,6 +150,6 @@ def _listed(samples: Sequence[Sample]) -> str:
 
 
 def _two_owners(records: Sequence[Record]) -> list[Record]:
-    """The first record, and the last one of another owner."""
+    """Return the first record, and the last one of another owner."""
     first = list(records[:1])
     return first + [it for it in records[:0:-1] if it.owner != records[0].owner][:1]

@@ -1,4 +1,4 @@
-"""What a dry run shows of a mapping: the first source records, each beside what becomes of it."""
+"""The preview of a mapping in a dry run: the first source records, each with its result."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ RECORDS = 10
 
 
 def write_beside(folder: Path, stages: Mapping[str, tuple[Source, Rules]]) -> None:
-    """Write the first records of each of these stages and their results as text for people, each stage into a new
-    owner-only file of the folder."""
+    """Write the first records of these stages and their results as text, each stage to a new owner-only file."""
     for name, (source, rules) in stages.items():
         with new_file(folder / f"{name}.beside.txt") as out:
             span = next(source.spans(), None)

@@ -1,4 +1,4 @@
-"""A dry run's target: a folder, in which each body becomes a file. It takes neither permits nor a fence."""
+"""The target of a dry run: a folder with one file for each body. It needs neither permits nor a fence."""
 
 from __future__ import annotations
 
@@ -19,8 +19,10 @@ LEFT = {CHECKPOINT + end for end in (".lock", ".scan", ".grouped")}
 
 
 def dry_checkpoint(folder: Path) -> Path:
-    """Where the checkpoint of a dry run into this folder lies. Makes the folder; raises `Unusable` if it holds anything
-    but what a dry run has left that was stopped before its first body."""
+    """Make the folder of a dry run, and return the path of its checkpoint.
+
+    Raises `Unusable` if the folder holds other files than those of a dry run that was stopped before its first body.
+    """
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         taken = not LEFT.issuperset(path.name for path in folder.iterdir())
@@ -37,7 +39,7 @@ def dry_checkpoint(folder: Path) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class FolderTarget:
-    """Implements `Target`: the rules of another target, and a folder in its place."""
+    """Implements `Target` with the rules of another target and a folder to send to."""
 
     target: Target
     folder: Path
@@ -73,7 +75,7 @@ class FolderClient:
         return said
 
     async def renew(self) -> None:
-        """There are no credentials without a network."""
+        """Do nothing: a folder needs no credentials."""
 
 
 def _write(path: Path, body: bytes) -> None:
@@ -87,7 +89,7 @@ def _write(path: Path, body: bytes) -> None:
 
 
 class NoReadBack:
-    """What lies in the folder is there to be seen: nobody needs to wait for it, or to be warned."""
+    """Implements `ReadBack`: every record counts as visible, so a dry run never waits or warns."""
 
     misread = ""
 
@@ -111,7 +113,7 @@ class NoReadBack:
 
 
 class Unlimited:
-    """A folder has no limits."""
+    """Implements `Permits`, and is a `Permit`, without limits."""
 
     async def acquire(self) -> Unlimited:
         return self

@@ -1,4 +1,4 @@
-"""Settles a batch whose answer says that a part of it was taken: every owner is read back."""
+"""The read-back of every owner in a batch that the target may have accepted in part."""
 
 from __future__ import annotations
 
@@ -19,18 +19,21 @@ CODE = "accepted-in-part"
 class InPart:
     """Reads back every owner of a batch (times in seconds).
 
-    A sample proves nothing here: what it shows may be just the part that was taken. An owner is missing where two looks
-    a settle time apart do not find it.
+    A sample proves nothing here: it may lie in the accepted part. An owner is missing if two looks, a settle time
+    apart, do not find it.
     """
 
     store: Store
     context: Context
     reads: Reads
-    rest: Callable[[float, Batch], Awaitable[bool]]
+    wait: Callable[[float, Batch], Awaitable[bool]]
 
     async def decide(self, batch: Batch, records: Sequence[Record]) -> tuple[BatchState, str] | None:
-        """ACCEPTED or PARKED with the reason; SPLIT where the missing records are dead letters now, which is durable;
-        UNKNOWN if the run is to stop before that; None where none of it is there."""
+        """Decide a batch by its owners; return its state and the reason.
+
+        ACCEPTED and PARKED are for the caller to write. SPLIT is durable: the missing records are dead letters.
+        UNKNOWN: the run must stop first. Returns None if no owner is at the target.
+        """
         looks = await self.look(batch, records)
         if looks is None:
             return BatchState.UNKNOWN, ""
@@ -39,7 +42,10 @@ class InPart:
         found = f"{len(records) - len(looks)} of its {len(records)} owners can be read back as sent"
         if unclear:
             why = f" ({self.reads.misread})" if self.reads.misread else ""
-            return BatchState.PARKED, f"{found}, and {unclear} can't be told{why}: it is parked for you to decide"
+            return (
+                BatchState.PARKED,
+                f"{found}, and the answers about {unclear} prove nothing{why}: it is parked for you to decide",
+            )
         if not missing:
             return BatchState.ACCEPTED, "every owner of it can be read back, so it landed"
         if len(missing) == len(records):
@@ -48,14 +54,16 @@ class InPart:
         return BatchState.SPLIT, f"{found}; the other {len(missing)} are dead letters now ({CODE})"
 
     async def look(self, batch: Batch, records: Sequence[Record]) -> list[tuple[Record, set[Seen]]] | None:
-        """What two looks a settle time apart see of each record that neither of them finds as it was sent; None if the
-        run is to stop."""
+        """Look twice, a settle time apart; return the records that neither look finds as sent, with both results.
+
+        Returns None if the run must stop.
+        """
         what = f"reading back all {len(records):,} owners of batch {batch.seq} of {batch.stage}"
-        first = await self.reads.at_last(batch.stage, records, what)
+        first = await self.reads.all_retried(batch.stage, records, what)
         left = [(record, seen) for record, seen in zip(records, first, strict=True) if seen is not Seen.ALL]
         if left and not self.context.stopping:
-            await self.rest(self.context.times.settle, batch)
-        second = await self.reads.at_last(batch.stage, [record for record, _ in left], what)
+            await self.wait(self.context.times.settle, batch)
+        second = await self.reads.all_retried(batch.stage, [record for record, _ in left], what)
         if self.context.stopping:
             return None
         looks = [(record, {before, now}) for (record, before), now in zip(left, second, strict=True)]
@@ -67,7 +75,9 @@ class InPart:
         head, tail, _ = await self.store.contents(batch)
         accepted, dead = (assemble(it, head, tail, ranges_of(it)) for it in (there, missing))
         said = await self.store.read(lambda file: file.last_message(batch))
-        why = "the target took a part of its batch, and this can't be read back" + (f": {said}" if said else "")
+        why = "the target accepted a part of its batch, and this record can't be read back" + (
+            f": {said}" if said else ""
+        )
         letters = [DeadLetter(it.position, it.unit, CODE, why, it.tally) for it in missing]
         owners = [it.owner for it in missing]
         at = self.context.now()

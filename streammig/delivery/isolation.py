@@ -1,4 +1,4 @@
-"""Finds the records for which batches were refused, at the end of a stage, within a budget of requests."""
+"""Isolation: finds the bad records of rejected batches at the end of a stage, within a budget of requests."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass, field
 from streammig.batching import halves
 from streammig.checkpoint import Contents
 from streammig.delivery.named import set_aside
-from streammig.delivery.sender import Sender, bury
+from streammig.delivery.sender import Sender, make_dead_letters
 from streammig.model import Batch, BatchState, Kind, Record, add_up
 from streammig.telemetry import DeadLettered, Warned
 
-GROUP = 8  # refused batches that are taken a step further before the largest are chosen again
+GROUP = 8  # batches of one round; then the largest are chosen again
 
 
 @dataclass(slots=True)
 class Isolation:
-    """Brings every refused batch of a stage to an end after its healthy data, the largest first.
+    """Settles every rejected batch of a stage after its healthy data, the largest first.
 
-    A batch whose answer named one owner is sent without that one, who is tried alone afterwards: two requests instead
-    of twenty. Any other is halved until the refused records stand alone; where the first half is accepted, the second
-    is known to be refused and is halved without being sent. Halves of several batches don't share a request: each is
-    refused every second time, so two together are three times out of four, and the request would tell less.
+    If the answer to a batch named one owner, the batch goes without that owner, who is tried alone afterwards: two
+    requests instead of twenty. Any other batch is halved until the bad records are alone. If the first half is
+    accepted, the second must be bad, and is halved without a request. Halves of two batches never share a request:
+    each is rejected every second time, so both together three times out of four, which would tell less.
 
-    Sending parts again is right only if the refusal was of the whole batch, so some of its records are looked for at
-    the target first. Events can't be: they are searched only where `bisected` says so, else they are dead letters.
+    Parts may be sent only if the target rejected the whole batch, so a few records are looked for first. Events can't
+    be looked for: they are bisected only if `bisected` is set, and become dead letters otherwise.
 
-    The budget is `share` of the requests that the stage made otherwise, but at least `least`. When it is spent, what
-    is left becomes dead letters, refused with its batch: large batches come first, so that these are few.
+    The budget is `share` of the stage's other requests, but at least `least`. After that, all that is left becomes
+    dead letters (`refused-with-its-batch`). The largest batches come first, so that these are few.
     """
 
     sender: Sender
@@ -35,15 +35,15 @@ class Isolation:
     share: float
     least: int
     _left: int = 0
-    _parts: set[int] = field(default_factory=set)  # batches that stem from a refused one, which was looked for
-    _inferred: dict[int, Batch] = field(default_factory=dict)  # parts known to be refused, without having been sent
+    _parts: set[int] = field(default_factory=set)  # parts of a rejected batch that was looked for already
+    _inferred: dict[int, Batch] = field(default_factory=dict)  # parts known to be bad without a request
 
     async def settle(self, stage: str) -> None:
-        """Bring every refused batch of the stage to an end, or stop where the run stops."""
+        """Settle every rejected batch of the stage, unless the run stops."""
         store, context = self.sender.store, self.sender.context
         refused = await store.read(lambda file: file.batches(stage, BatchState.REJECTED))
         if refused:
-            await self._budget(stage)
+            await self._set_budget(stage)
         while refused and not context.stopping:
             refused.sort(key=lambda batch: (-batch.tally.units, batch.seq))
             await self._round(refused[:GROUP])
@@ -51,7 +51,7 @@ class Isolation:
             refused += self._inferred.values()
             self._parts.update(await store.read(lambda file: file.refused_parts(stage)))
 
-    async def _budget(self, stage: str) -> None:
+    async def _set_budget(self, stage: str) -> None:
         parts = await self.sender.store.read(lambda file: file.refused_parts(stage))
         counts = await self.sender.store.read(lambda file: file.counts(stage))
         spent = sum(parts.values())
@@ -69,33 +69,35 @@ class Isolation:
                 self.sender.try_named = False
 
     async def _step(self, batch: Batch, contents: Contents) -> list[Batch]:
-        """Take a batch that holds something refused one step further; returns its nominee, to be tried later."""
+        """Take the next step with a rejected batch; return the part with the named owner, to be tried later."""
         records = contents.records
         inferred = self._inferred.pop(batch.seq, None) is not None
         last = await self.sender.store.read(lambda file: file.last_attempt(batch))
         if batch.ruling == "set-aside":
-            await self._bury(batch, records, "set-aside", "the operator set it aside")
+            await self._give_up(batch, records, "set-aside", "the operator set it aside")
         elif last.kind == Kind.TOO_LARGE:
-            await self._bury(batch, records, "too-large-for-target", "413 for this customer alone")
+            await self._give_up(batch, records, "too-large-for-target", "413 for this customer alone")
         elif not self.bisected:
-            await self._bury(batch, records, "refused-with-its-batch", "events are not searched for the refused one")
-        elif batch.state is BatchState.REJECTED and not batch.attempts:  # the rest of one of which some is there
+            await self._give_up(batch, records, "refused-with-its-batch", "events are not searched for the bad one")
+        elif batch.state is BatchState.REJECTED and not batch.attempts:  # the rest of a batch that landed in part
             await self.sender.store.write(lambda file: file.move(batch, BatchState.REJECTED, BatchState.SEALED))
             await self._try(batch)
         elif await self._landed_nowhere(batch, records, inferred):
             if not halves(records)[1]:
-                await self._bury(batch, records, "refused", "the target refused it")
+                await self._give_up(batch, records, "refused", "the target refused it")
             elif self._left < 2:
-                await self._bury(batch, records, "refused-with-its-batch", "the requests for finding it are spent")
+                await self._give_up(
+                    batch, records, "refused-with-its-batch", "the budget of requests to find it is spent"
+                )
             else:
                 return await self._part(batch, contents)
         return []
 
     async def _landed_nowhere(self, batch: Batch, records: list[Record], inferred: bool) -> bool:
-        """Whether nothing of a refused batch has landed, as far as that can be shown."""
+        """Tell whether no part of a rejected batch has landed, as far as a look can show."""
         alone = len({record.owner for record in records}) == 1
         looked_for = inferred or alone or batch.seq in self._parts
-        return looked_for or await self.sender.may_go_again(batch)
+        return looked_for or await self.sender.may_send_again(batch)
 
     async def _part(self, batch: Batch, contents: Contents) -> list[Batch]:
         store, records = self.sender.store, contents.records
@@ -117,11 +119,10 @@ class Isolation:
         self._left -= await self.sender.store.read(lambda file: file.batch(part.stage, part.seq).attempts)
         return state
 
-    async def _bury(self, batch: Batch, records: list[Record], code: str, why: str) -> None:
-        reason = await self.sender.store.read(lambda file: file.last_message(batch))
-        await bury(
-            self.sender.store, self.sender.context.now(), batch, records, code, f"{why}: {reason}" if reason else why
-        )
+    async def _give_up(self, batch: Batch, records: list[Record], code: str, why: str) -> None:
+        said = await self.sender.store.read(lambda file: file.last_message(batch))
+        message = f"{why}: {said}" if said else why
+        await make_dead_letters(self.sender.store, self.sender.context.now(), batch, records, code, message)
         tally = add_up(record.tally for record in records)
         self.sender.context.notify(DeadLettered(batch.stage, tally))
         if code == "refused-with-its-batch":

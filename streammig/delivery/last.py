@@ -1,4 +1,4 @@
-"""The last batch of a stage, while the outcome of an earlier one is unknown: parts of it show what became of that."""
+"""The last batch of a stage: while an earlier outcome is unknown, parts of it go first, as evidence."""
 
 from __future__ import annotations
 
@@ -11,43 +11,43 @@ from streammig.delivery.sender import Sender
 from streammig.model import Batch, BatchState
 from streammig.telemetry import Warned
 
-PARTS = 10  # of one owner each, at most
+PARTS = 10  # most parts of one owner each
 
 
 @dataclass(frozen=True, slots=True)
 class LastBatch:
     """Sends the last batch of a stage.
 
-    Only what is accepted later shows that an unknown batch did not land. So parts of one owner each go one at a time,
-    until there are enough of them; the rest goes when all outcomes are known, or nothing more can be shown.
+    Only batches accepted later can prove that an unknown batch did not land. So parts of one owner each go one at a
+    time until there are enough. The rest goes when all outcomes are known, or parts can prove no more.
     """
 
     sender: Sender
-    unknown: Callable[[], bool]  # whether an outcome is unknown still
-    known: Callable[[], Awaitable[None]]  # returns when none is, or the run is to stop
+    unknown: Callable[[], bool]  # whether an outcome is unknown
+    known: Callable[[], Awaitable[None]]  # waits until no outcome is unknown, or the run must stop
 
     async def deliver(self, batch: Batch) -> BatchState:
-        """As `Sender.deliver`; SPLIT where parts of it went."""
+        """Deliver the batch as `Sender.deliver`; return SPLIT if parts of it went."""
         split = False
         for _ in range(PARTS):
             if self.sender.context.stopping or not self.unknown():
                 break
-            if await self._shown(batch.stage):
+            if await self._has_evidence(batch.stage):
                 await self.known()
                 break
             parts = await self._part(batch)
             if parts is None:
                 break
-            if not split and batch.parent is None:  # what is left of a split batch was told of already
-                self._say(batch)
+            if not split and batch.parent is None:  # for a part, the notice came already
+                self._tell_split(batch)
             split = True
             one, batch = parts
             await self.sender.deliver(one)
         state = await self.sender.deliver(batch)
         return BatchState.SPLIT if split and state is not BatchState.SEALED else state
 
-    async def _shown(self, stage: str) -> bool:
-        """Whether enough was accepted later than every unknown batch."""
+    async def _has_evidence(self, stage: str) -> bool:
+        """Tell whether enough batches were accepted later than every unknown one."""
         store, now = self.sender.store, self.sender.context.now()
 
         def enough(file: Checkpoint) -> bool:
@@ -57,7 +57,7 @@ class LastBatch:
         return await store.read(enough)
 
     async def _part(self, batch: Batch) -> tuple[Batch, Batch] | None:
-        """One owner who can be looked for, and the others; None where there are not both."""
+        """Split off one owner who can be looked for; return that part and the rest, None if one of both is empty."""
         contents = await self.sender.store.contents(batch)
         can_tell = self.sender.reconciler.reads.can_tell
         chosen = next((it.owner for it in contents.records if can_tell(batch.stage, it)), None)
@@ -68,11 +68,11 @@ class LastBatch:
         one, rest = await self.sender.part(batch, contents, (mine, others))
         return one, rest
 
-    def _say(self, batch: Batch) -> None:
+    def _tell_split(self, batch: Batch) -> None:
         self.sender.context.notify(
             Warned(
                 "last-batch-split",
-                f"the last batch of {batch.stage} is split while an outcome is unknown: what is accepted later shows"
-                " whether that landed",
+                f"the last batch of {batch.stage} is split while an outcome is unknown: parts accepted later can"
+                " prove whether that batch landed",
             )
         )

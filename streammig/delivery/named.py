@@ -1,4 +1,4 @@
-"""Finds the one owner of a rejected batch that the target's answer names."""
+"""Search for the one owner of a rejected batch that the target's answer names."""
 
 from __future__ import annotations
 
@@ -7,34 +7,34 @@ from collections.abc import Sequence
 
 from streammig.model import Range, Record
 
-# A name begins and ends where no longer name could go on: "c-1" is no token of "c-12", "c-1-7", "c-1@shop.example" or
-# of a text that was cut behind it.
+# What may stand before and after a whole name. So "c-1" is not found in "c-12", "c-1-7", "c-1@shop.example", or at the
+# end of a truncated text ("…").
 _BEFORE = r"(?<![\w@])(?<!\w[-.+])"
-_BEHIND = r"(?![\w@…]|[-.+]\w)"
+_AFTER = r"(?![\w@…]|[-.+]\w)"
 
 
 def named_record(message: str, records: Sequence[Record]) -> list[Record]:
-    """The records of the only owner whose id or e-mail stands in the message as a whole token, whatever its case.
+    """Return the records of the only owner whose id or e-mail the message contains as a whole token, in any case.
 
-    Empty if nobody's does, or those of several owners, or if the batch holds nobody else: then there is nothing to set
-    aside. `message` is what the target said, not yet redacted. A naming is a hint, never a proof.
+    Empty if it names no owner or several, or if the batch has no other owner. `message` is not redacted yet. The result
+    is a hint, never a proof.
     """
     text = message.casefold()
     owners = {
-        record.owner for record in records for name in (record.owner, record.unique) if name and _stands(name, text)
+        record.owner for record in records for name in (record.owner, record.unique) if name and _is_in(name, text)
     }
     chosen = [record for record in records if record.owner in owners]
     return chosen if len(owners) == 1 and len(chosen) < len(records) else []
 
 
-def _stands(name: str, text: str) -> bool:
+def _is_in(name: str, text: str) -> bool:
     folded = name.casefold()
-    # The plain search first: a thousand regular expressions would take 0.2 s to compile.
-    return folded in text and re.search(_BEFORE + re.escape(folded) + _BEHIND, text) is not None
+    # A plain search first: to compile a thousand regular expressions would take 0.2 s.
+    return folded in text and re.search(_BEFORE + re.escape(folded) + _AFTER, text) is not None
 
 
 def set_aside(records: Sequence[Record], nominee: Sequence[Range]) -> tuple[list[Record], list[Record]]:
-    """The rest of a batch's records, and those that lie in the nominee's ranges."""
+    """Divide a batch's records: those outside and those inside the nominee's ranges."""
     inside = [any(begin[:3] <= _place(record) < end[:3] for begin, end in nominee) for record in records]
     pairs = list(zip(records, inside, strict=True))
     return [record for record, mine in pairs if not mine], [record for record, mine in pairs if mine]

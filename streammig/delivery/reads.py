@@ -1,4 +1,4 @@
-"""Reads of what the target shows: several at a time, told where they take long, and at an end when the run stops."""
+"""Reads from the target: several at a time, with notices of long waits, ended when the run stops."""
 
 from __future__ import annotations
 
@@ -13,24 +13,27 @@ from streammig.model import Record
 from streammig.target import Client, Permits, ReadBack, Seen
 from streammig.telemetry import Waiting
 
-LOOK = 30.0  # seconds between two looks, at most
-ROUNDS = 5  # looks at what says nothing; more of them would say no more
-FEW = 5  # answers in a form that says nothing after which the others are not asked for
+LOOK = 30.0  # most seconds between two looks
+ROUNDS = 5  # most looks at answers that tell nothing
+FEW = 5  # after so many answers in an unknown form, no more are read
 AGAIN = 60.0  # seconds between two notices of the same reading
-FIRST_GUESS = 0.2  # seconds a read takes, before any was measured
+FIRST_GUESS = 0.2  # assumed seconds for a read, before one was measured
 
 
 @dataclass(slots=True)
 class Reads:
-    """Reads of a read-back, which paces each by the general limit. Up to `most` go at a time; all end when the run is
-    to stop, and say nothing then."""
+    """Reads through a read-back, up to `most` at a time. The read-back paces them by the general limit.
+
+    When the run must stop, open reads end as CANT_TELL. `misread` is the status and shape of the last answer, if it
+    was in an unknown form.
+    """
 
     readback: ReadBack
     context: Context
     most: int = 4
     misread: str = ""
     _places: asyncio.Semaphore = field(init=False)
-    _each: float = FIRST_GUESS  # seconds a read took last, beside the others
+    _each: float = FIRST_GUESS  # seconds a read takes on average, several at a time
 
     def __post_init__(self) -> None:
         self._places = asyncio.Semaphore(self.most)
@@ -51,12 +54,14 @@ class Reads:
         return seen
 
     async def _read(self, stage: str, record: Record) -> tuple[Seen, str]:
-        """What is seen, and how the answer was misread: asked before another read begins."""
+        """Return what is seen, and `misread`, taken before another read begins."""
         return await self.readback.visible(stage, record), self.readback.misread
 
     async def all(self, stage: str, records: Sequence[Record], what: str = "") -> list[Seen]:
-        """What is visible of each of these. `misread` is that of the first few where none of those was understood, and
-        no more are read then. Named by `what`, a reading that takes long is told."""
+        """Read each record. If none of the first few answers is in a known form, the others are not read.
+
+        A long reading is notified if `what` names it.
+        """
         few = list(await asyncio.gather(*[self.visible(stage, record) for record in records[:FEW]]))
         rest = records[FEW:]
         if not rest or (self.misread and set(few) == {Seen.CANT_TELL}):
@@ -83,8 +88,8 @@ class Reads:
         tell()
         return few + list(await asyncio.gather(*map(one, rest)))
 
-    async def at_last(self, stage: str, records: Sequence[Record], what: str = "") -> list[Seen]:
-        """As `all`; what says nothing is read again, up to five rounds, for it may have met a bad moment."""
+    async def all_retried(self, stage: str, records: Sequence[Record], what: str = "") -> list[Seen]:
+        """Read each record as `all`, and those that can't be told again, up to five rounds: the trouble may pass."""
         seen = await self.all(stage, records, what)
         for _ in range(ROUNDS - 1):
             again = [at for at, it in enumerate(seen) if it is Seen.CANT_TELL]
@@ -97,7 +102,7 @@ class Reads:
 
 
 class Connection(NamedTuple):
-    """The open way to a target, as a run uses it."""
+    """The open connection of a run to its target."""
 
     client: Client
     readback: ReadBack

@@ -1,4 +1,4 @@
-"""What follows from a receipt for its batch, and for the run."""
+"""The consequences of a receipt for its batch and for the run."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from streammig.model import Batch, BatchState, Kind, Receipt
 _HINTS = {
     401: "Check the API key.",
     403: "Check that the API key may migrate: the account may lack the permission, or a firewall answers.",
-    404: "Check --base-url: nothing answers there under the path of the migration.",
-    405: "Check --base-url: what answers there takes no migration.",
+    404: "Check --base-url: no service answers there under the path of the migration.",
+    405: "Check --base-url: the service there accepts no migrations.",
 }
 _STATES = {
     Kind.ACCEPTED: BatchState.ACCEPTED, Kind.REJECTED: BatchState.REJECTED, Kind.UNKNOWN: BatchState.UNKNOWN,
@@ -21,15 +21,14 @@ _STATES = {
 
 
 def state_after(receipt: Receipt) -> BatchState:
-    """The state of a batch after its receipt. SEALED where it was not taken in, also by an answer that is about the
-    run."""
+    """Return the state of a batch after its receipt. SEALED: not processed, also if the answer is about the run."""
     if receipt.kind is Kind.REJECTED and receipt.stop_after:
         return BatchState.SEALED
     return _STATES.get(receipt.kind, BatchState.SEALED)
 
 
 def as_ruled(batch: Batch, receipt: Receipt) -> Receipt:
-    """The receipt as the operator ruled: a status that stops a run is about the records of this batch."""
+    """Apply the operator's ruling to a receipt: the status that stops runs rejects only the records of this batch."""
     if receipt.kind is Kind.REJECTED and receipt.stop_after and receipt.status == batch.rejects:
         return msgspec.structs.replace(receipt, stop_after=0)
     return receipt
@@ -37,12 +36,12 @@ def as_ruled(batch: Batch, receipt: Receipt) -> Receipt:
 
 @dataclass(slots=True)
 class Stops:
-    """Counts the receipts in a row that no batch explains."""
+    """Counts receipts in a row that are about the run, not about a batch."""
 
     _row: int = 0
 
     def counts(self, receipt: Receipt) -> bool:
-        """Count a receipt; True where the run must stop. One without an answer says nothing either way."""
+        """Count a receipt; return True if the run must stop. A request without an answer leaves the count as it is."""
         if not receipt.stop_after:
             self._row = self._row if receipt.status is None else 0
             return False
@@ -51,7 +50,7 @@ class Stops:
 
 
 def refusal(batch: Batch, receipt: Receipt, *, some_accepted: bool) -> TargetStop:
-    """The problem that ends a run where the target answers what no batch explains."""
+    """Return the error that stops the run after an answer that is not about the batch."""
     known = receipt.kind is Kind.REJECTED and receipt.status is not None
     hint = _HINTS.get(receipt.status or 0) if known else None
     hint = hint or "Look at what answers at --base-url: a proxy, a login page, another service."

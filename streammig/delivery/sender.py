@@ -1,4 +1,4 @@
-"""Takes one batch to the target: a permit, the intent, the request, the receipt, and what follows from it."""
+"""The sender: takes a batch to the target by permit, intent, request and receipt, and acts on the receipt."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from streammig.model import Batch, BatchState, DeadLetter, Kind, Range, Receipt,
 from streammig.target import Client, Permit, Permits
 from streammig.telemetry import Answered, Sending, Waiting, Warned
 
-BLIND_WAIT = 60.0  # seconds to wait on a 429 that does not say how long
+BLIND_WAIT = 60.0  # seconds to wait after a 429 without Retry-After
 
 
 @dataclass(slots=True)
 class _Tries:
-    """What was tried for one batch."""
+    """The attempts for one batch in this delivery."""
 
     attempt: int
     failures: int = 0
@@ -40,13 +40,13 @@ class SendOptions:
 
     concurrency: int = 4  # requests that may be in flight
     most_parked: int = 3
-    breaker: int = 10  # whole batches refused in a row that stop the run
-    try_named: bool = True  # whether the record that an answer names is tried alone
+    breaker: int = 10  # so many whole batches rejected in a row stop the run
+    try_named: bool = True  # whether an owner that an answer names is tried alone
 
 
 @dataclass(slots=True)
 class Reachability:
-    """After an unknown outcome nobody sends until the target answers a read again."""
+    """Holds all requests back after an unknown outcome, until the target answers a read again."""
 
     reads: Reads
     context: Context
@@ -54,12 +54,12 @@ class Reachability:
     _lost: bool = False
     _asking: asyncio.Lock = field(default_factory=asyncio.Lock)
 
-    def doubt(self) -> None:
-        """An outcome is unknown."""
+    def suspend(self) -> None:
+        """Hold requests back: an outcome is unknown."""
         self._lost = True
 
     async def wait(self) -> None:
-        """Wait until a read succeeds, or the run is to stop."""
+        """Wait until a read succeeds, or the run must stop."""
         if not self._lost:
             return
         async with self._asking:
@@ -79,10 +79,10 @@ class Reachability:
 class Sender:
     """Delivers the batches of one stage for all its workers, under I2 and I3.
 
-    A batch with an unknown outcome keeps its worker busy until it is decided, so that there are never more of them
-    than workers. After one, the next request waits until an authenticated read succeeds: sending into a target that
-    swallows answers only makes more of them. `in_flight` is held by each request that is under way. A yes frees it
-    at once: its receipt and the next request's intent then share a commit, in this order.
+    A batch with an unknown outcome keeps its worker busy until it is decided, so there are never more of them than
+    workers. After one, the next request waits until an authenticated read succeeds: if the target loses answers, more
+    requests would only make more of them. Each open request holds `in_flight`. An accepted one releases it before its
+    receipt is durable: the receipt and the next request's intent then share a commit, in this order.
     """
 
     client: Client
@@ -93,17 +93,17 @@ class Sender:
     context: Context
     options: SendOptions
     more_to_come: Callable[[], bool] = lambda: False
-    holds_back: Callable[[], bool] = lambda: False  # whether a batch must wait for what comes after it
-    goes_on_later: Callable[[], bool] = lambda: False  # a pilot: what a later call sends may show what became of it
-    deciding: int = 0  # workers that read back and send nothing meanwhile
-    refused_at: dict[int, float] = field(default_factory=dict)  # by batch: in this process, in the loop's time
-    try_named: bool = field(init=False)  # whether an owner that an answer names is set aside; not after a wrong one
+    holds_back: Callable[[], bool] = lambda: False  # whether a batch must wait: it may be the last of the stage
+    goes_on_later: Callable[[], bool] = lambda: False  # a pilot: batches of a later call may prove an unknown outcome
+    deciding: int = 0  # workers that read back, and send nothing meanwhile
+    refused_at: dict[int, float] = field(default_factory=dict)  # by batch, in this process, by the loop's clock
+    try_named: bool = field(init=False)  # whether an owner that an answer names is set aside; False after a wrong name
     in_flight: asyncio.Semaphore = field(init=False)
     sizes: Sizes = field(default_factory=Sizes)
     _stops: Stops = field(default_factory=Stops)
-    _noted: set[str] = field(default_factory=set)  # fields of answers that were told
-    _refused: list[Batch] = field(default_factory=list)  # whole batches, since the last one that was accepted
-    _oversized: list[Batch] = field(default_factory=list)  # of one owner, by a 413, since the last one accepted
+    _noted: set[str] = field(default_factory=set)  # fields of answers that were notified
+    _refused: list[Batch] = field(default_factory=list)  # whole batches rejected since the last accepted one
+    _oversized: list[Batch] = field(default_factory=list)  # one-owner batches refused by 413 since then
     _settling: set[asyncio.Future[None]] = field(default_factory=set)  # receipts that are not durable yet
 
     def __post_init__(self) -> None:
@@ -112,27 +112,29 @@ class Sender:
 
     @property
     def settling(self) -> bool:
-        """Whether something is accepted that is not durable yet."""
+        """Whether an accepted receipt is not durable yet."""
         return bool(self._settling)
 
     async def settled(self) -> None:
-        """Wait until all that was accepted is durable. Raises what the checkpoint raised."""
+        """Wait until all accepted receipts are durable. Raises the checkpoint's error."""
         await asyncio.gather(*self._settling)
 
     async def deliver(self, batch: Batch) -> BatchState:
-        """Send a sealed batch until its fate is known; returns the state it is left in.
+        """Send a sealed batch until its outcome is decided; return its state.
 
-        UNKNOWN is returned only when `stop` is set or a pilot leaves it so; SEALED only when `stop` is set. A request
-        that is under way is waited for, nothing else is. Raises `TargetStop` where the target's word ends the run,
-        `UnknownOutcome` where too many are parked.
+        Returns SEALED only if the run must stop; UNKNOWN only then, or if a pilot leaves it so. A stop waits for an
+        open request, for nothing else. Raises `TargetStop` if the target's answer ends the run, and `UnknownOutcome` if
+        too many batches are parked.
         """
         state = await self.deliver_one_of_many(batch, may_wait=False)
         await self.settled()
         return state
 
     async def deliver_one_of_many(self, batch: Batch, may_wait: bool = True) -> BatchState:
-        """As `deliver`, but ACCEPTED is returned before that is durable, and SEALED also while the batch is held back,
-        where it `may_wait`."""
+        """Deliver as `deliver`, but return ACCEPTED before it is durable.
+
+        If it `may_wait`, also returns SEALED while the batch is held back.
+        """
         if not self.sizes.takes(batch.size) and (parts := await self._smaller(batch)):
             return await self._deliver_parts(parts)
         tries = _Tries(batch.attempts)
@@ -142,7 +144,7 @@ class Sender:
                 if may_wait and self.holds_back():
                     return BatchState.SEALED
                 state = await self._send_until_answered(batch, body, tries)
-            # Who reads back, or waits for the parts of a batch, leaves its place to others.
+            # Read-backs and parts come after `in_flight` is released.
             if state is BatchState.UNKNOWN:
                 state = await self.decide(batch)
             elif state is BatchState.SPLIT:
@@ -153,24 +155,23 @@ class Sender:
         return BatchState.SEALED
 
     async def _send_until_answered(self, batch: Batch, body: bytes, tries: _Tries) -> BatchState:
-        """Send a batch as long as the answer is that it was not taken in; SEALED means that the run is to stop, SPLIT
-        that it is to be split."""
+        """Send a batch until it is processed; return its state. SEALED: the run must stop. SPLIT: it must be split."""
         await self.reachability.wait()
         while not self.context.stopping:
             receipt = await self._send(batch, body, tries)
             if receipt is None:
                 break
-            receipt = await self._explain(batch, tries.attempt, receipt)
-            if not _is_plain_yes(receipt):  # that is told when it is durable
+            receipt = await self._keep_message(batch, tries.attempt, receipt)
+            if not _is_plain_yes(receipt):  # its notice comes when it is durable
                 self.context.notify(Answered(batch, receipt, tries.attempt))
-            state = await self._follow(batch, receipt, tries)
+            state = await self._act_on(batch, receipt, tries)
             if state is not BatchState.SEALED:
                 return state
             await self.reachability.wait()
         return BatchState.SEALED
 
     async def _send(self, batch: Batch, body: bytes, tries: _Tries) -> Receipt | None:
-        """One request: permit, intent, sending, receipt, each durable before the next; None when stopped."""
+        """Make one request: permit, intent, sending, receipt, each durable before the next; None if stopped."""
         permit = await self.context.until_stopped(self.permits.acquire())
         if permit is None:
             return None
@@ -178,14 +179,14 @@ class Sender:
         tries.attempt = await self.store.write(lambda file: file.sending(batch, started))
         self.context.notify(Sending(batch, tries.attempt))
         receipt = as_ruled(batch, await self._exchange(batch.stage, body, permit))
-        # Its message follows when it is redacted: what is decided must not wait for that.
+        # The message follows when it is redacted: the state must not wait for that.
         silent, state, at = msgspec.structs.replace(receipt, message=""), state_after(receipt), self.context.now()
 
         def note(file: Checkpoint) -> None:
             file.received(batch, tries.attempt, silent, state, at)
 
         if _is_plain_yes(receipt):
-            self._settle(self.store.begin(note), Answered(batch, receipt, tries.attempt))
+            self._notify_when_durable(self.store.begin(note), Answered(batch, receipt, tries.attempt))
         else:
             await self.store.write(note)
         if receipt.kind is Kind.NOT_SENT:
@@ -195,10 +196,10 @@ class Sender:
         if receipt.kind is Kind.THROTTLED or receipt.retry_after is not None:
             await self._obey(receipt)
         if receipt.kind is Kind.UNKNOWN:
-            self.reachability.doubt()
+            self.reachability.suspend()
         return receipt
 
-    def _settle(self, noted: asyncio.Future[None], answered: Answered) -> None:
+    def _notify_when_durable(self, noted: asyncio.Future[None], answered: Answered) -> None:
         def settled(noted: asyncio.Future[None]) -> None:
             self._settling.discard(noted)
             if not noted.cancelled() and noted.exception() is None:
@@ -208,7 +209,7 @@ class Sender:
         noted.add_done_callback(settled)
 
     async def _exchange(self, stage: str, body: bytes, permit: Permit) -> Receipt:
-        """The client's receipt; where the run is to stop before the first byte left, the request is given up."""
+        """Send a body and return the client's receipt. A stop gives the request up if no byte has left yet."""
         began = False
 
         def begin() -> None:
@@ -221,36 +222,36 @@ class Sender:
             return Receipt(Kind.UNKNOWN if began else Kind.NOT_SENT, message="the run was stopped", code="stopped")
         return receipt
 
-    async def _explain(self, batch: Batch, attempt: int, receipt: Receipt) -> Receipt:
-        """Keep what the target said, redacted, and the one owner it named; returns the receipt as it may be shown."""
-        self._note_unjudged(batch.stage, receipt)
+    async def _keep_message(self, batch: Batch, attempt: int, receipt: Receipt) -> Receipt:
+        """Keep the target's message, redacted, and the one owner that it names; return the redacted receipt."""
+        self._tell_unjudged(batch.stage, receipt)
         if not receipt.message:
             return receipt
         said = receipt.message
-        # Without an answer the words are ours, too: why there is none.
+        # Without an answer the message is our own: the reason why there is none.
         ours = receipt.ours or receipt.status is None
         message = said if ours else self.client.redact(said)
         nominee: tuple[Range, ...] = ()
-        # Where nothing was redacted, nobody is named.
+        # A message that names an owner is redacted, so it differs.
         if receipt.kind is Kind.REJECTED and self.try_named and message != said:
             nominee = ranges_of(named_record(said, await self.store.records(batch)))
         await self.store.write(lambda file: file.explain(batch, attempt, message, nominee))
-        if message != said:  # the operator may need the words as they came
+        if message != said:  # the operator may need the full message
             await self.store.write(lambda file: file.outbox.keep_answer(batch, said))
         return msgspec.structs.replace(receipt, message=message)
 
-    def _note_unjudged(self, stage: str, receipt: Receipt) -> None:
-        """Say once which fields of a yes nobody judges."""
+    def _tell_unjudged(self, stage: str, receipt: Receipt) -> None:
+        """Notify once about fields of an accepting answer that no rule judges."""
         if new := sorted({self.client.redact(name) for name in receipt.unjudged} - self._noted):
             self._noted.update(new)
             self.context.notify(Warned(
                 "answer-fields",
-                f"the target's answers to {stage} are accepted, and hold fields that say nothing to streammig:"
-                f" {', '.join(new)}. If one of them may speak against it, name it in accepted_if or refused_if"
+                f"the target's answers to {stage} count as accepted, but have fields unknown to streammig:"
+                f" {', '.join(new)}. If one of them can mean a refusal, name it in accepted_if or refused_if"
             ))  # fmt: skip
 
-    async def _follow(self, batch: Batch, receipt: Receipt, tries: _Tries) -> BatchState:
-        """What follows from a receipt; SEALED means that the batch is to be sent again."""
+    async def _act_on(self, batch: Batch, receipt: Receipt, tries: _Tries) -> BatchState:
+        """Act on a receipt, and return the batch's state. SEALED: it must be sent again."""
         if self._stops.counts(receipt):
             accepted = await self.store.read(lambda file: file.counts(batch.stage)["accepted"])
             raise refusal(batch, receipt, some_accepted=accepted > 0)
@@ -279,9 +280,8 @@ class Sender:
         return state_after(receipt)
 
     async def decide(self, batch: Batch) -> BatchState:
-        """Read back what became of a batch with an unknown outcome; SEALED means that it is proven not to have
-        landed, UNKNOWN that the run is to stop first."""
-        self.reachability.doubt()
+        """Decide an unknown batch by read-backs. SEALED: it is proven that it did not land. UNKNOWN: the run stops."""
+        self.reachability.suspend()
         self.deciding += 1
         try:
             await self.reachability.wait()
@@ -293,7 +293,7 @@ class Sender:
         return state
 
     async def count_parked(self, stage: str) -> None:
-        """Stop the run where more batches are parked than a passing trouble explains."""
+        """Raise `UnknownOutcome` if more batches of the stage are parked than the settings allow."""
         parked = await self.store.read(lambda file: file.batches(stage, BatchState.PARKED))
         if len(parked) > self.options.most_parked:
             numbers = ", ".join(str(batch.seq) for batch in parked)
@@ -305,44 +305,46 @@ class Sender:
             )
 
     async def _count_refused(self, batch: Batch, receipt: Receipt) -> None:
-        """Stop the run where so many whole batches in a row are rejected: their records are probably not the cause."""
+        """Stop the run after too many whole batches rejected in a row: their records are probably not the cause."""
         self.refused_at[batch.seq] = asyncio.get_running_loop().time()
-        if batch.parent is not None:  # a part, which is likely to be refused
+        if batch.parent is not None:  # parts are likely to be rejected
             return
         self._refused.append(batch)
         unproven = "" if self.reconciler.reads.proves(batch.stage) else ", though they can't be looked for first"
-        await self._break(
+        await self._stop_if_many(
             self._refused,
             f"batches of {batch.stage} in a row were refused as a whole"
             + (f", the last with: {receipt.message}" if receipt.message else ""),
-            "Find out what the target wants (a reward, a brand or a permission that it lacks?), then run the same"
+            "Find out what the target lacks (a reward, a brand, a permission?), then run the same"
             f" command: they are sent again{unproven}.",
         )
 
     async def _reject_oversized(self, batch: Batch) -> BatchState:
-        """A batch of one owner can't be split: it is rejected, unless a firewall says 413 to everybody."""
+        """Reject a batch of one owner, which can't be split. Stops the run if a firewall seems to refuse all bodies."""
         await self.store.write(lambda file: file.move(batch, BatchState.SEALED, BatchState.REJECTED))
         self._oversized.append(batch)
-        await self._break(
+        await self._stop_if_many(
             self._oversized,
             f"customers of {batch.stage} in a row were refused as too large (413), each alone",
-            "Ask who runs the firewall or proxy before the target for the size it lets through, then run the same"
+            "Ask the operator of the firewall or proxy before the target for its size limit, then run the same"
             " command: they are sent again.",
         )
         return BatchState.REJECTED
 
-    async def _break(self, row: list[Batch], what: str, hint: str) -> None:
-        """Stop the run where so many refusals came in a row that no record explains them; they may go again."""
+    async def _stop_if_many(self, row: list[Batch], what: str, hint: str) -> None:
+        """Raise `TargetStop` after too many refusals in a row, and seal those batches again."""
         if len(row) < self.options.breaker:
             return
         found = tuple(row)
         await self.store.write(lambda file: [file.move(it, BatchState.REJECTED, BatchState.SEALED) for it in found])
-        why = "Probably no data problem; nothing was dead-lettered for it."
+        why = "The records are probably not the cause; none became a dead letter."
         raise TargetStop("breaker-open", f"{len(found)} {what}", f"{why} {hint}")
 
-    async def may_go_again(self, batch: Batch) -> bool:
-        """Whether a refused batch, or one that was sealed again since, may be sent (again): none of it has landed, as
-        far as can be shown. True too of what can't be looked for. False if it was parked, or the run is to stop."""
+    async def may_send_again(self, batch: Batch) -> bool:
+        """Tell whether a rejected batch (or one sealed again since) may be sent: a look finds that none of it landed.
+
+        Also True if its stage can't be looked for. False if the look has parked it, or the run must stop.
+        """
         if not self.reconciler.reads.proves(batch.stage):
             return True
         whole = await self.reconciler.refused_whole(batch, self.refused_at.get(batch.seq))
@@ -351,7 +353,7 @@ class Sender:
         return whole
 
     async def _obey(self, receipt: Receipt) -> None:
-        """Let the account wait as long as the target asks for."""
+        """Make the account wait as long as the target asks."""
         if receipt.kind is Kind.THROTTLED:
             await self.permits.on_429()
         seconds = BLIND_WAIT if receipt.retry_after is None else receipt.retry_after
@@ -365,7 +367,7 @@ class Sender:
         await self.context.pause(seconds)
 
     async def _smaller(self, batch: Batch) -> list[Batch]:
-        """Replace a batch that is too large (413) by parts; none of a single owner, who can't be split."""
+        """Replace a batch that is too large (413) by parts; return none for a batch of one owner."""
         contents = await self.store.contents(batch)
         groups = shares(contents.records, self.sizes.parts(batch.size))
         return await self.part(batch, contents, groups) if len(groups) > 1 else []
@@ -376,22 +378,21 @@ class Sender:
         return BatchState.SPLIT
 
     async def part(self, batch: Batch, contents: Contents, groups: Sequence[list[Record]]) -> list[Batch]:
-        """Replace a batch by parts of these records each, durably."""
+        """Replace a batch by one part for each group of its records, durably."""
         drafts = [assemble(group, contents.head, contents.tail, ranges_of(group)) for group in groups]
         at = self.context.now()
         return await self.store.write(lambda file: file.split(batch, drafts, at))
 
 
 def _is_plain_yes(receipt: Receipt) -> bool:
-    """Whether nothing has to be redacted, or to follow."""
+    """Tell whether a receipt needs no more work: accepted, without a message to redact."""
     return receipt.kind is Kind.ACCEPTED and not receipt.message
 
 
-async def bury(
+async def make_dead_letters(
     store: Store, at: float, batch: Batch, records: list[Record], code: str, message: str
-) -> list[DeadLetter]:
-    """End a batch whose records will not be sent: each becomes a dead letter with this reason."""
+) -> None:
+    """End a batch: each of its records becomes a dead letter with this reason."""
     letters = [DeadLetter(record.position, record.unit, code, message, record.tally) for record in records]
     owners = [record.owner for record in records]
     await store.write(lambda file: file.dead(batch, letters, at, owners))
-    return letters

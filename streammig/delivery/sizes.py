@@ -1,4 +1,4 @@
-"""What size of a body the target takes, as far as its answers show."""
+"""The largest body that the target accepts, learnt from its answers."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from dataclasses import dataclass
 from streammig.batching import halves
 from streammig.model import Record
 
-NEAR = 1.1  # how many times the size that passed may the refused one be for no size between them to be tried
+NEAR = 1.1  # up to this ratio of the refused size to the passed one, no size between them is tried
 
 
 @dataclass(slots=True)
 class Sizes:
-    """The smallest body that was answered with 413, and the largest that was accepted, in bytes; 0 without one."""
+    """The smallest body that 413 refused, and the largest that was accepted, in bytes; 0 for none."""
 
     refused: int = 0
     passed: int = 0
 
     def takes(self, size: int) -> bool:
-        """Whether the target may take a body of this size."""
+        """Tell whether the target may accept a body of this size."""
         return not self.refused or size < self.refused
 
     def refuse(self, size: int) -> None:
         self.refused = min(size, self.refused or size)
         if self.passed >= self.refused:
-            self.passed = 0  # the target has changed its mind
+            self.passed = 0  # the target's limit has changed
 
     def accept(self, size: int) -> None:
         self.passed = max(size, self.passed)
@@ -34,8 +34,11 @@ class Sizes:
             self.refused = 0
 
     def parts(self, size: int) -> int:
-        """Into how many parts to cut a body that is too large: halves of what was refused, until one passes; then the
-        middle of what passed and what was refused, so that few requests find the largest size that passes."""
+        """Return the number of parts for a body that is too large.
+
+        The aim is half of the refused size until one size passes, and then the middle of the passed and the refused
+        size: so few requests find the largest size that passes.
+        """
         if not self.passed:
             aim = self.refused / 2
         else:
@@ -44,8 +47,7 @@ class Sizes:
 
 
 def shares(records: Sequence[Record], count: int) -> list[list[Record]]:
-    """The records of a batch by owner in up to `count` groups of about the same size; one group where there is one
-    owner, who can't be split further."""
+    """Divide the records of a batch by owner into up to `count` groups of similar size. One owner is never divided."""
     first, second = halves(records)
     by_owner: dict[str, list[Record]] = {}
     for record in first + second:

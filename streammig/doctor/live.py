@@ -13,8 +13,9 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from streammig.address import is_loopback
 from streammig.clock import SystemClock
-from streammig.doctor.finding import NOTE, OK, WRONG, Finding
+from streammig.doctor import NOTE, OK, WRONG, Finding
 from streammig.doctor.way import account
 from streammig.errors import TargetStop, Unusable
 from streammig.masivo.client import MasivoClient
@@ -37,7 +38,7 @@ def check_live(settings: Settings) -> str:
     made up belongs into a production account. A stand-in on this machine is as good."""
     host = urlsplit(settings.base_url).hostname or ""
     daily = any(window.seconds == DAY for window in parse_limits(settings.limits, PRESETS).general)
-    if not daily and host not in ("127.0.0.1", "localhost", "::1"):
+    if not daily and not is_loopback(host):
         raise Unusable(
             "live-needs-dev",
             f"--live sends made-up customers, and the limits of these settings are not those of a Dev account: {host}",

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from streammig.checkpoint import outbox_path
 from streammig.checkpoint.sqlite import refuse_network_file_system
-from streammig.doctor.finding import NOTE, OK, WRONG, Finding, wrong
+from streammig.doctor import NOTE, OK, WRONG, Finding, wrong
 from streammig.errors import Problem
 from streammig.masivo.rules.compiled import at_work
 from streammig.settings import Settings, api_key, state_folder

@@ -12,12 +12,11 @@ from random import Random
 
 from streammig.account import SharedAccount
 from streammig.clock import SystemClock
-from streammig.doctor.finding import NOTE, OK, WRONG, Finding, wrong
+from streammig.doctor import NOTE, OK, WRONG, Finding, wrong
 from streammig.errors import Problem
-from streammig.masivo.http import Answer, NoAnswer
+from streammig.masivo.http import Answer, NoAnswer, check_base_url
 from streammig.masivo.limits import PRESETS
 from streammig.masivo.session import Secret, Session
-from streammig.masivo.target import check_base_url
 from streammig.ratelimit import RateLimiter, account_name, parse_limits
 from streammig.settings import Settings, api_key, state_folder
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import ipaddress
 import re
 import ssl
 import zlib
@@ -20,6 +19,7 @@ import aiohttp
 import msgspec
 from yarl import URL
 
+from streammig.address import is_loopback
 from streammig.errors import Unusable
 
 YEAR = 366 * 86400.0
@@ -126,13 +126,14 @@ class Http:
             deadline.reschedule(loop.time() + self._request_timeout)
             began()
 
+        length = {} if body is None else {"Content-Length": str(len(body))}
         options = {"data": left, "trace_request_ctx": connected, **self._proxied(url)}
         try:
             async with asyncio.timeout(self._connect_timeout) as deadline:
                 async with self._session.request(
                     method,
                     URL(url, encoded=True),
-                    headers={**headers(), **_length(body)},
+                    headers={**headers(), **length},
                     allow_redirects=False,
                     **options,
                 ) as head:
@@ -161,10 +162,6 @@ class Http:
             proxy, consent = proxy_for(url)
             self._proxies[key] = {"proxy": proxy, "proxy_headers": consent}
         return self._proxies[key]
-
-
-def _length(body: bytes | None) -> dict[str, str]:
-    return {} if body is None else {"Content-Length": str(len(body))}
 
 
 class _Pieces:
@@ -311,17 +308,10 @@ def check_base_url(url: str) -> str:
         raise Unusable("base-url-invalid", f"the base URL {url.strip()!r} is no http(s) address", hint)
     if parts.query or parts.fragment:
         raise Unusable("base-url-invalid", f"the base URL {url.strip()!r} has a query or a fragment", hint)
-    if parts.scheme == "http" and not _is_loopback(host):
+    if parts.scheme == "http" and not is_loopback(host):
         raise Unusable(
             "base-url-insecure",
             f"the base URL {url.strip()!r} is plain HTTP: the API key and the customers' data would travel readable",
             "Use https. Plain http is for this machine only (localhost, 127.0.0.1).",
         )
     return url.strip().rstrip("/")
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

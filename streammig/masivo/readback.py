@@ -13,8 +13,7 @@ import msgspec
 from msgspec import Meta
 
 from streammig.masivo.answers import NOT_THERE, Absence
-from streammig.masivo.compare import is_as_sent
-from streammig.masivo.differences import GONE, of_count, of_customer, of_transactions
+from streammig.masivo.compare import GONE, Dated, is_as_sent, of_count, of_customer, of_transactions
 from streammig.masivo.http import Answer, NoAnswer
 from streammig.masivo.redact import redact
 from streammig.masivo.session import Session
@@ -27,7 +26,6 @@ FIRST_YEAR = 2020  # earlier ones can't be asked for
 FARTHEST_ZONE = timedelta(hours=14)
 
 Key = tuple[str, str, Decimal]
-Dated = tuple[str, str, Decimal, float]
 T = TypeVar("T")
 
 
@@ -117,7 +115,10 @@ class MasivoReadBack:
         if stage == "customers" and self._is_absence(answer):
             return Seen.NOTHING
         if stage == "customers":
-            return self._customer(record, self._decoded(answer, _Data))
+            if (shown := self._shown(answer, record)) is None:
+                return Seen.CANT_TELL
+            same = is_as_sent(record.body, shown.customer, bytes(shown.wallet), self._session.now())
+            return Seen.ALL if same else Seen.OTHER
         counts = self._decoded(answer, _Counts)
         if counts is None or counts.data.customer.id != record.owner:
             return Seen.CANT_TELL
@@ -143,11 +144,10 @@ class MasivoReadBack:
         self.misread = f"{answer.status} with {_shape(answer)}"
         return None
 
-    def _customer(self, record: Record, found: _Data | None) -> Seen:
-        if found is None or found.data.customer.get("id") != record.owner:
-            return Seen.CANT_TELL
-        shown, wallet = found.data.customer, bytes(found.data.wallet)
-        return Seen.ALL if is_as_sent(record.body, shown, wallet, self._session.now()) else Seen.OTHER
+    def _shown(self, answer: Answer | NoAnswer, record: Record) -> _Shown | None:
+        """What a read shows of a record's owner; None where it says nothing of that owner."""
+        found = self._decoded(answer, _Data)
+        return found.data if found is not None and found.data.customer.get("id") == record.owner else None
 
     async def differences(self, stage: str, record: Record, counted: int = 0) -> list[Difference] | None:
         """Of a customer also its wallet, and with `counted` its purchases; of transactions those since 2020."""
@@ -158,15 +158,16 @@ class MasivoReadBack:
         answer = await self._get(f"/customers/{_in_path(record.owner)}")
         if self._is_absence(answer):
             return [GONE]
-        found = self._decoded(answer, _Data)
-        if found is None or found.data.customer.get("id") != record.owner:
+        shown = self._shown(answer, record)
+        if shown is None:
             return None
-        wallet = bytes(found.data.wallet)
-        told = of_customer(record.body, found.data.customer, wallet, self._session.now()) if stage != "events" else []
+        told = []
+        if stage != "events":
+            told = of_customer(record.body, shown.customer, bytes(shown.wallet), self._session.now())
         if not counted:
             return told
-        shown = _purchases_of(self._decoded(answer, _Counts))
-        return told + of_count("purchases", counted, min(shown, Decimal(counted)) if self._earlier else shown)
+        purchases = _purchases_of(self._decoded(answer, _Counts))
+        return told + of_count("purchases", counted, min(purchases, Decimal(counted)) if self._earlier else purchases)
 
     def counted(self, stage: str, record: Record) -> int:
         return _purchases(record) if stage == "events" else 0

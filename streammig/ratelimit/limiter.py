@@ -35,9 +35,9 @@ LONGEST_LEAD = 0.25
 LONGEST_SLEEP = 60.0  # then a waiter asks again: a permit may be free, or the margin narrower
 ORDERS = 5.0  # after so long, new orders of the operator end a sleep
 CAUSES = {
-    HOURS: "the timetable lets no request begin",
+    HOURS: "the timetable allows no requests now",
     "held": "the target asked this account to wait",
-    "quota": "by the headers of the target's answers no migration request is left",
+    "quota": "the headers of the target's answers say that no migration request is left",
 }
 FREE = 0.5  # how long one look at the account's file serves requests that no window counts
 SHORT = 2.0  # a wait up to this long is not notified

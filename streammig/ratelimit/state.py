@@ -73,7 +73,7 @@ class AccountState(SharedFile):
 
     role = Role(
         "the account's file", "account-file",
-        "Move it away: the requests made are then taken from the checkpoint, as far as it knows them.",
+        "Move it away: the next run then takes the times of requests from its checkpoint.",
     )  # fmt: skip
     application = 0x734D4267  # "sMBg"
     format = 5
@@ -246,7 +246,7 @@ INSERT INTO account DEFAULT VALUES"""
 
 def starts_of(path: Path, limits: Limits, now: float) -> Starts:
     """Return the starts in an account's file, by the wall clock, as `now`. Changes no file; it may be missing."""
-    if not path.exists() or not path.stat().st_size:
+    if not AccountState.is_there(path):
         return Starts()
     file = AccountState(path, read_only=True)
     try:

@@ -12,12 +12,14 @@ from typing import Any
 import msgspec
 
 from streammig.checkpoint import Checkpoint, Timeline
+from streammig.disk import begins_with
 from streammig.errors import Altered, Unusable
 
 FIRST_LINE = b"<!doctype html><!-- a report of streammig -->\n"
 BLANK = b"0" * 64
 CHECKSUM = re.compile(rb'<meta name="streammig-checksum" content="([0-9a-f]{64})">')
 PROOF = re.compile(rb'<script type="application/json" id="proof">(.*?)</script>', re.DOTALL)
+is_report = begins_with(FIRST_LINE)
 NAME_ANOTHER = "Name the HTML file that `streammig report` wrote."
 
 
@@ -51,15 +53,6 @@ def _chain(past: Timeline, stage: str) -> str:
     for row in past.everything(stage):
         link = hashlib.sha256(link + msgspec.json.encode(row)).digest()
     return link.hex()
-
-
-def is_report(path: Path) -> bool:
-    """Whether a file is a report, by its first line."""
-    try:
-        with path.open("rb") as file:
-            return file.read(len(FIRST_LINE)) == FIRST_LINE
-    except OSError:
-        return False
 
 
 def with_checksum(page: str) -> bytes:

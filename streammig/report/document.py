@@ -9,9 +9,7 @@ from typing import Any
 from streammig.checkpoint import UNDECIDED, Checkpoint, StageRow, Totals
 from streammig.errors import EXPORT_BROKEN, SAMPLES_MISSING, counted
 from streammig.model import Batch, BatchState, Sums, Tally
-from streammig.report.drift import drift
-from streammig.report.progress import Pace, account_of, fill, outlook, share_settled
-from streammig.telemetry import Account
+from streammig.report.progress import Pace, account_of, drift, fill, outlook, share_settled
 
 NO_FORM = "Do the records need a mapping? See: streammig guide mapping"
 ALL_REFUSED = {"invalid-utf8": "Convert the file to UTF-8 first, for example with iconv.",
@@ -39,8 +37,7 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
         parked = undecided(checkpoint, running)
         run, found = checkpoint.run, checkpoint.verification()
         state = _state(checkpoint, rows, totals, running)
-        done = [checkpoint.seen_at(), *(row.finished or 0.0 for row in rows)]
-    ended = max(done) if state == "complete" else None
+        ended = max(checkpoint.seen_at(), *(it.finished or 0.0 for it in rows)) if state == "complete" else None
     dry_run, pace = bool(run["binding"].get("dry_run", False)), pace or Pace()
     ahead = outlook(accounts, pace, now)
     back = state in ("reverting", "reverted")  # it sends nothing any more
@@ -48,7 +45,8 @@ def document(checkpoint: Checkpoint, *, running: bool, now: float, pace: Pace | 
     goes_on = running and not pace.paused
     for name, stage in stages.items():
         seconds = None if back or stage["state"] == "complete" else rounded(ahead.stages[name])
-        stage |= _how_far(accounts[name], seconds, now if goes_on else None)
+        stage |= {"fill": fill(accounts[name]), "done": share_settled(accounts[name]), "seconds_left": seconds}
+        stage["eta"] = iso(now + seconds) if goes_on and seconds is not None else None
     return {
         "state": state,
         "balanced": all(totals[row.name].balanced for row in rows),
@@ -135,10 +133,14 @@ def _state(checkpoint: Checkpoint, rows: Sequence[StageRow], totals: Mapping[str
 def _stage(
     checkpoint: Checkpoint, row: StageRow, totals: Totals, counts: Mapping[str, Any], running: bool
 ) -> dict[str, Any]:
-    parts = {name: getattr(totals, name) for name in ("taken", "accepted", "dead", "filtered", "unknown", "reverted")}
-    parts["sending"] = Tally() if running else totals.sending
-    parts["pending"] = totals.pending - parts["sending"]
-    units = parts | {"missing": totals.missing}
+    sending = Tally() if running else totals.sending
+    placed = {
+        "read": totals.taken, "accepted": totals.accepted, "dead": totals.dead, "filtered": totals.filtered,
+        "unknown": totals.unknown, "missing": totals.missing, "sending": sending, "pending": totals.pending - sending,
+        "reverted": totals.reverted,
+    }  # fmt: skip
+    summed = {"taken" if name == "read" else name: tally for name, tally in placed.items() if name != "missing"}
+    progress = checkpoint.progress(row.name)
     state, code, message = row.state, row.code, row.message
     if running and state == "interrupted":
         state, code, message = "waiting", "", ""  # what an earlier run left; this one has not come to it yet
@@ -148,35 +150,21 @@ def _stage(
         "state": state,
         "code": code,
         "message": message,
-        "read": totals.taken.records,
-        "accepted": totals.accepted.records,
-        "dead": totals.dead.records,
-        "filtered": totals.filtered.records,
-        "unknown": totals.unknown.records,
-        "missing": totals.missing.records,
-        "sending": parts["sending"].records,
-        "pending": parts["pending"].records,
-        "reverted": totals.reverted.records,
-        "in_units": {"read" if name == "taken" else name: tally.units for name, tally in units.items()},
-        "source_records": checkpoint.progress(row.name).source_records,
+        **{name: tally.records for name, tally in placed.items()},
+        "in_units": {name: tally.units for name, tally in placed.items()},
+        "source_records": progress.source_records,
         "units": totals.accepted.units,
         "batches": counts["batches"],
         "requests": counts["requests"] - counts["not_sent"],
         "not_sent": counts["not_sent"],  # begun, but no connection was made
-        "sums": {name: _decimals(tally.sums) for name, tally in parts.items()},
-        "filtered_by": {reason: _plain(tally) for reason, tally in checkpoint.progress(row.name).filtered.items()},
+        "sums": {name: _decimals(tally.sums) for name, tally in summed.items()},
+        "filtered_by": {reason: _plain(tally) for reason, tally in progress.filtered.items()},
         "dead_by": checkpoint.dead_codes(row.name),
         # What retried records hold more, or less, than the dead letters that they were: a part of what was read.
         "repaired": _plain(totals.repaired),
-        "dropped_fields": dict(checkpoint.progress(row.name).dropped),
+        "dropped_fields": dict(progress.dropped),
         "imbalance": None if totals.balanced else {"read": _plain(totals.taken), "placed": _plain(totals.placed)},
     }
-
-
-def _how_far(account: Account, seconds: float | None, now: float | None) -> dict[str, Any]:
-    """Fill, share and time left of a stage; `now` is None where it does not go on."""
-    eta = iso(now + seconds) if now is not None and seconds is not None else None
-    return {"fill": fill(account), "done": share_settled(account), "seconds_left": seconds, "eta": eta}
 
 
 def _warnings(name: str, stage: Mapping[str, Any]) -> list[str]:

@@ -4,21 +4,20 @@ from __future__ import annotations
 
 import time
 from bisect import bisect_right
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import closing
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from streammig.checkpoint import Checkpoint, Reason, Timeline, is_held
+from streammig.checkpoint import Checkpoint, Timeline, is_held
 from streammig.model import ZERO, BatchState, Tally
 from streammig.report.audit import proof
 from streammig.report.document import document, iso
-from streammig.report.letters import field_of
-from streammig.report.next_steps import next_steps
+from streammig.report.letters import kinds
 from streammig.report.progress import Pace
 from streammig.report.reports import pace_of
+from streammig.report.text import next_steps
 
 PARTS = ("read", "accepted", "filtered", "dead", "unknown", "pending", "reverted")
 FORMAT = 1
@@ -41,7 +40,12 @@ def history(path: Path, now: float | None = None) -> dict[str, Any]:
     with closing(Checkpoint.open(path, read_only=True)) as file:
         file.verify()
         with file.reading():
-            return _history(file, now)
+            marks = {row.name: file.fingerprints(row.name) for row in file.stages()}
+            # Files of the export by name alone, because folders may name people.
+            files = {
+                name: [{"name": Path(it["file"]).name, "bytes": it["size"]} for it in of] for name, of in marks.items()
+            }
+            return {"report": FORMAT} | _seen(file, now) | {"files": files, "proof": proof(file)}
 
 
 def glance(path: Path, now: float | None = None) -> dict[str, Any]:
@@ -51,11 +55,6 @@ def glance(path: Path, now: float | None = None) -> dict[str, Any]:
     with closing(Checkpoint.open(path, read_only=True)) as file, file.reading():
         counts = {row.name: dict(file.counts(row.name)) for row in file.stages()}
         return _seen(file, now, pace_of(file, now)) | {"counts": counts}
-
-
-def _history(file: Checkpoint, now: float) -> dict[str, Any]:
-    files = {row.name: [_file(mark) for mark in file.fingerprints(row.name)] for row in file.stages()}
-    return {"report": FORMAT} | _seen(file, now) | {"files": files, "proof": proof(file)}
 
 
 def _seen(file: Checkpoint, now: float, pace: Pace | None = None) -> dict[str, Any]:
@@ -97,7 +96,10 @@ def _stage(file: Checkpoint, past: Timeline, name: str, begin: float, width: int
     return {
         "units": {part: tally.units for part, tally in tallies.items()},
         "records": {part: tally.records for part, tally in tallies.items()},
-        "sums": {key: _sums(tallies, key) for key in sorted({key for it in tallies.values() for key in it.sums})},
+        "sums": {
+            key: {part: f"{tally.sums.get(key, ZERO):f}" for part, tally in tallies.items()}
+            for key in sorted({key for it in tallies.values() for key in it.sums})
+        },
         "timeline": [
             {"from": iso(begin + number * width), **slots[number]._asdict()}
             | _quantiles(of_slot.get(number, ()), QUANTILES[:2])
@@ -106,12 +108,8 @@ def _stage(file: Checkpoint, past: Timeline, name: str, begin: float, width: int
         "answers": past.answers(name),
         "latency": _latency([latency for _, latency in latencies]),
         "requests_a_batch": {str(requests): count for requests, count in past.requests_a_batch(name).items()},
-        "dead": _by_field(file.reasons(name)),
+        "dead": [{"code": it.code, "field": it.field, "count": it.letters} for it in kinds(file, name)],
     }
-
-
-def _sums(tallies: Mapping[str, Tally], key: str) -> dict[str, str]:
-    return {part: f"{tally.sums.get(key, ZERO):f}" for part, tally in tallies.items()}
 
 
 def _latency(found: Sequence[float]) -> dict[str, Any] | None:
@@ -135,21 +133,7 @@ def _quantiles(found: Sequence[float], shares: Sequence[int]) -> dict[str, Any]:
     return {f"p{share}": round(found[last * share // 100], 3) if found else None for share in shares}
 
 
-def _by_field(reasons: Sequence[Reason]) -> list[dict[str, Any]]:
-    """Dead letters by code and field, the most frequent first. The elements of a list count as one field."""
-    counts: Counter[tuple[str, str]] = Counter()
-    for code, path, count, *_ in reasons:
-        counts[code, field_of(path)] += count
-    ordered = sorted(counts.items(), key=lambda it: (-it[1], it[0]))
-    return [{"code": code, "field": field, "count": count} for (code, field), count in ordered]
-
-
 def _decision(row: Mapping[str, Any]) -> dict[str, Any]:
     """What became of a batch that was unknown or that the operator decided about."""
     waits = row["state"] in (BatchState.PARKED, BatchState.UNKNOWN)
     return {**{key: row[key] for key in ("stage", "batch", "state", "ruling", "note", "units")}, "open": waits}
-
-
-def _file(mark: Mapping[str, Any]) -> dict[str, Any]:
-    """A file of the export by name alone, because folders may name people."""
-    return {"name": Path(mark["file"]).name, "bytes": mark["size"]}

@@ -10,11 +10,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from streammig.errors import counted
-from streammig.report.charts import columns, stacked
-from streammig.report.drift import drift_words
 from streammig.report.over_time import over_time
-from streammig.report.parts import day, embedded, folded, section, table, whole_page
-from streammig.report.text import shared, state_sentence, state_word
+from streammig.report.parts import columns, day, embedded, folded, section, stacked, table, whole_page
+from streammig.report.text import drift_words, shared, state_sentence, state_word
 from streammig.telemetry import spoken
 
 NOUNS = {
@@ -173,7 +171,8 @@ def _latencies(stages: Mapping[str, Found]) -> str:
             continue
         rows.append((name, *(f"{found[key]:.2f} s" for key in ("p50", "p90", "p99", "longest"))))
         counts = [each["answers"] for each in found["classes"]]
-        labels = [_class(each["up_to"]) for each in found["classes"]]
+        upto = [each["up_to"] for each in found["classes"]]
+        labels = ["longer" if end is None else f"up to {end:g} s" for end in upto]
         said = ", ".join(f"{label}: {count:,}" for label, count in zip(labels, counts, strict=True) if count)
         chart = columns(f"wait-{name}", f"{name}: how long answers took", said, [("requests", counts)], 64)
         axis = f'<div class="axis"><span>{labels[0]}</span><span>{labels[-1]}</span></div>'
@@ -184,10 +183,6 @@ def _latencies(stages: Mapping[str, Found]) -> str:
         return ""
     head = ["stage", "half within", "90 % within", "99 % within", "longest"]
     return section("How long answers took", table(head, rows), *parts)
-
-
-def _class(up_to: float | None) -> str:
-    return "longer" if up_to is None else f"up to {up_to:g} s"
 
 
 def _retries(stages: Mapping[str, Found]) -> str:

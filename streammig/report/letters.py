@@ -38,21 +38,18 @@ class Kind(NamedTuple):
     cause: str  # why its customer is not there; "" where it is a cause itself
 
 
-def kinds(checkpoint: Checkpoint) -> list[Kind]:
-    """The kinds of dead letters, stage after stage, the most frequent first."""
-    found: list[Kind] = []
-    for row in checkpoint.stages():
-        marks = checkpoint.fingerprints(row.name)
-        groups: dict[tuple[str, str], Kind] = {}
-        for code, path, count, source, record, message in checkpoint.reasons(row.name):
-            field = field_of(path)
-            before = groups.get((code, field))
-            cause = code.removeprefix(FOLLOWS) if code.startswith(FOLLOWS) else ""
-            column = "" if marks[source]["format"] == "csv" else None  # only the export's header can tell which
-            place = {"file": marks[source]["file"], "line": record, "column": column}
-            one = Kind(row.name, code, field, count, place, message, cause)
-            if before is not None:
-                one = min(one, before, key=lambda it: it.place["line"])._replace(letters=before.letters + count)
-            groups[code, field] = one
-        found += sorted(groups.values(), key=lambda it: (-it.letters, it.code, it.field))
-    return found
+def kinds(checkpoint: Checkpoint, stage: str) -> list[Kind]:
+    """The kinds of dead letters of a stage, the most frequent first."""
+    marks = checkpoint.fingerprints(stage)
+    groups: dict[tuple[str, str], Kind] = {}
+    for code, path, count, source, record, message in checkpoint.reasons(stage):
+        field = field_of(path)
+        before = groups.get((code, field))
+        cause = code.removeprefix(FOLLOWS) if code.startswith(FOLLOWS) else ""
+        column = "" if marks[source]["format"] == "csv" else None  # only the export's header can tell which
+        place = {"file": marks[source]["file"], "line": record, "column": column}
+        one = Kind(stage, code, field, count, place, message, cause)
+        if before is not None:
+            one = min(one, before, key=lambda it: it.place["line"])._replace(letters=before.letters + count)
+        groups[code, field] = one
+    return sorted(groups.values(), key=lambda it: (-it.letters, it.code, it.field))

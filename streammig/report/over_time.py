@@ -9,8 +9,7 @@ from typing import Any
 
 from streammig.errors import counted
 from streammig.model import Kind
-from streammig.report.charts import columns
-from streammig.report.parts import day, folded, section, table
+from streammig.report.parts import columns, day, folded, section, table
 
 Found = Mapping[str, Any]
 # The colour of an outcome, as a CSS class, in the order in which outcomes are stacked. All others share the last one.
@@ -40,12 +39,13 @@ def _figure(found: Found, name: str, count: int) -> str:
     every, shown = _width(found["slot"]), [slots.get(at, {}) for at in range(count)]
     units = [slot.get("units", 0) for slot in shown]
     most = f"at most {counted(max(units), 'unit')} in {every}"
+    ends = [escape(day(found[end], found["slot"])) for end in ("first_request", "last_answer")]
     return (
         f"<figure><figcaption>{escape(name)}<span>{escape(most)}</span></figcaption>"
         + columns(f"time-{name}", f"{name}: units accepted over time", most, [("accepted", units)])
         + _answers(name, shown)
         + _latency(name, shown)
-        + _axis(found)
+        + f'<div class="axis"><span>{ends[0]}</span><span>{ends[1]}</span></div>'
         + folded("The numbers", _numbers(found, [slots[at] for at in sorted(slots)]))
         + "</figure>"
     )
@@ -114,8 +114,3 @@ def _width(seconds: int) -> str:
         if seconds >= size:
             return f"{seconds // size} {unit}"
     return f"{seconds} s"
-
-
-def _axis(found: Found) -> str:
-    ends = [day(found[end], found["slot"]) for end in ("first_request", "last_answer")]
-    return '<div class="axis">' + "".join(f"<span>{escape(end)}</span>" for end in ends) + "</div>"

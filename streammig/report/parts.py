@@ -1,4 +1,4 @@
-"""What the HTML reports are made of: the frame of a page, sections and tables. Every text in them is escaped."""
+"""What HTML reports are made of: the frame of a page, sections, tables, charts. Every text in them is escaped."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from typing import Any
 from streammig.report.audit import BLANK, with_checksum
 
 NUMBER = re.compile(r"-?\d[\d,.]*( s)?$|$")
+SHORTEST = 0.004  # of the whole width of a chart: what is there at all can be seen
 
 
 def whole_page(title: str, parts: Iterable[str]) -> bytes:
@@ -72,3 +73,50 @@ def embedded(proof: Any) -> str:
 def day(moment: str | None, slot: float = 60) -> str:
     """A moment of ISO 8601 for people, in UTC: to the second where slots are shorter than a minute."""
     return "" if moment is None else moment[: 16 if slot >= 60 else 19].replace("T", " ") + " UTC"
+
+
+# -- charts ------------------------------------------------------------------------------------------------------------
+
+# Inline SVG: bars only, each with a title and a description for who can't see it. It holds no text: its width follows
+# the page's, and text within it would be too small to read on a phone. Labels stand beside it as HTML.
+
+
+def stacked(key: str, title: str, parts: Sequence[tuple[str, int]], height: int = 22, said: str = "") -> str:
+    """One bar, divided by shares. `parts` are names, which are their CSS classes too, and counts; `said` is
+    told in their place where it is given."""
+    whole = sum(count for _, count in parts)
+    widths = [max(count / whole, SHORTEST) if count else 0.0 for _, count in parts] if whole else []
+    scale = 1000 / sum(widths) if widths else 0.0
+    drawn, at = [], 0.0
+    for (name, _), width in zip(parts, widths, strict=False):
+        if width:
+            drawn.append(f'<rect class="{name}" x="{at:.2f}" y="0" width="{width * scale:.2f}" height="{height}"/>')
+        at += width * scale
+    said = said or ", ".join(f"{count:,} {name}" for name, count in parts if count) or "nothing so far"
+    return _svg(key, title, said, 1000, height, drawn)
+
+
+def columns(
+    key: str, title: str, said: str, layers: Sequence[tuple[str, Sequence[float]]], height: int = 96, most: float = 0
+) -> str:
+    """Upright bars at even steps. `layers` are CSS classes and values, drawn over each other on one scale, up to `most`
+    or to the largest."""
+    most = most or max((value for _, values in layers for value in values), default=0) or 1
+    count = max((len(values) for _, values in layers), default=0)
+    drawn = []
+    for name, values in layers:
+        if any(values):  # one path of all: a page stays small
+            bars = "".join(
+                f"v-{max(value / most * height, 1.5):.3g}h8V{height}h2" if value else "h10" for value in values
+            )
+            drawn.append(f'<path class="{name}" d="M1 {height}{bars}z"/>')
+    return _svg(key, title, said, count * 10 or 10, height, drawn)
+
+
+def _svg(key: str, title: str, said: str, width: int, height: int, drawn: Sequence[str]) -> str:
+    return (
+        f'<svg role="img" aria-labelledby="{key}-title {key}-said" viewBox="0 0 {width} {height}"'
+        f' preserveAspectRatio="none" style="height:{height}px">'
+        f'<title id="{key}-title">{escape(title)}</title><desc id="{key}-said">{escape(said)}</desc>'
+        f"{''.join(drawn)}</svg>"
+    )

@@ -212,3 +212,24 @@ def outlook(accounts: Mapping[str, Account], pace: Pace, now: float) -> Outlook:
     whole = left[-1] if left else None
     requests = None if whole is None else sum(leg.requests for leg in told)
     return Outlook(found.next - now, dict(zip(accounts, left, strict=True)), whole, requests)
+
+
+def drift(
+    plan: Mapping[str, Any] | None, accounts: Mapping[str, Account], ahead: Outlook, now: float, ended: float | None
+) -> dict[str, Any] | None:
+    """The plan beside what it comes to now, JSON-ready; None without a plan. `ended` is when the run was done, None of
+    one that is not. Times are seconds since the plan was made, breaks between two calls included."""
+    if plan is None:
+        return None
+    used = {name: it.requests for name, it in accounts.items()}
+    requests_left, seconds_left = (0.0, 0.0) if ended is not None else (ahead.requests, ahead.whole)
+    is_known = requests_left is not None and seconds_left is not None
+    taken = (ended or now) - plan["at"]
+    return {
+        "exact": plan["exact"],
+        "requests": sum(plan["requests"].values()),
+        "requests_now": round(sum(used.values()) + (requests_left or 0.0)) if is_known else None,
+        "seconds": round(plan["seconds"], 1),
+        "seconds_now": round(taken + (seconds_left or 0.0), 1) if is_known else None,
+        "stages": {name: {"planned": plan["requests"].get(name, 0), "used": count} for name, count in used.items()},
+    }

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import BinaryIO, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from heapq import merge
+from typing import BinaryIO, Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -26,6 +26,7 @@ OUTCOMES = {
     BatchState.PARKED: "unknown",
 }
 PENDING, FILTERED, DEAD, NOT_READ = "pending", "filtered", "dead", "not-read"
+T = TypeVar("T")
 Point = tuple[int, int, int]
 """File, byte and unit."""
 
@@ -99,6 +100,30 @@ class Layers:
         return self._tops[found] if found >= 0 else None
 
 
+class _Ahead(Generic[T]):
+    """Items in reading order, handed out as reading comes to them."""
+
+    def __init__(self, items: Iterator[T]) -> None:
+        self._items = items
+        self._next = next(items, None)
+
+    def taken(self, are_reached: Callable[[T], bool]) -> Iterator[T]:
+        while self._next is not None and are_reached(self._next):
+            yield self._next
+            self._next = next(self._items, None)
+
+
+class _Unit(NamedTuple):
+    """A unit of a record, or `units` that were left out together; the letter that it became, if any, and the reason why
+    the rules filter it."""
+
+    unit: int
+    units: int
+    owner: str | None
+    letter: DeadLetter | None = None
+    reason: str | None = None
+
+
 class _Stage:
     """One pass over the spans of a stage, beside the ranges of its batches and its dead letters."""
 
@@ -107,9 +132,8 @@ class _Stage:
         self._name, self._source, self._rules, self._files = name, *inputs
         self._frontier = file.progress(name).frontier
         self._sent = past.sent(name)
-        self._coming = _sorted_in(past.carried(name), self._beside(file))
-        self._letters = _Letters(file.dead_letters(name))
-        self._next = next(self._coming, None)
+        self._coming = _Ahead(_sorted_in(past.carried(name), self._beside(file)))
+        self._letters = _Ahead(letter for _, letter in file.dead_letters(name))
         self._open: list[Carried] = []
 
     def _beside(self, file: Checkpoint) -> list[Carried]:
@@ -125,115 +149,70 @@ class _Stage:
             return  # what is behind the break was never sent
 
     def _of(self, span: Span) -> Iterator[Line]:
-        last = span.position(len(span) - 1)
-        layers = self._layers(span.position(0).begin, last.end)
-        letters = self._letters.until(last)
+        begin, last = span.position(0).begin, span.position(len(span) - 1)
+        upto = _point(last, 0)
+        self._open = [it for it in self._open if it.range.end > begin]
+        self._open += self._coming.taken(lambda it: it.range.begin < last.end)
+        layers = Layers(self._open)
+        found = self._letters.taken(lambda it: _point(it.position, 0) <= upto)
+        letters = {_point(it.position, it.unit): it for it in found}
         chunk = Chunk(span, self._rules.columns(span))
         left_out: dict[int, list[LeftOut]] = {}
         for it in chunk.columns.left_out:
             left_out.setdefault(it.at, []).append(it)
         for at in range(len(span)):
-            record = _Record(self, span.position(at), layers, letters)
-            first, end = chunk.rows(at)
-            columns = chunk.columns
-            for row in range(first, end):
-                yield from record.sent(columns.owners[row], columns.unit[row], columns.units[row])
-            for each in left_out.get(at, ()):
-                yield from record.left_out(each)
+            position = span.position(at)
+            units = [*_let_through(chunk, at, position, letters), *_left_out(left_out.get(at, ()), position, letters)]
+            for unit in units:
+                yield self._line(position, unit, layers)
 
-    def _layers(self, begin: Place, end: Place) -> Layers:
-        """What the batches carry of the places up to `end`."""
-        self._open = [it for it in self._open if it.range.end > begin]
-        while self._next is not None and self._next.range.begin < end:
-            self._open.append(self._next)
-            self._next = next(self._coming, None)
-        return Layers(self._open)
-
-    def line(self, position: Position, unit: int, units: int, owner: str | None) -> Line:
-        file = self._files[position.source]
-        return Line(
-            stage=self._name, file=file, record=position.ordinal, byte=position.offset,
-            unit=unit, units=units, id=owner, outcome=NOT_READ,
+    def _line(self, position: Position, it: _Unit, layers: Layers) -> Line:
+        """What became of a unit, as the rules stand now: a replay may have sent it corrected. What was read, and is in
+        no batch and no letter, was filtered, perhaps with its customer."""
+        line = Line(
+            stage=self._name, file=self._files[position.source], record=position.ordinal, byte=position.offset,
+            unit=it.unit, units=it.units, id=it.owner, outcome=NOT_READ,
         )  # fmt: skip
-
-    def carried(self, line: Line, by: Carried) -> Line:
-        """The line of a unit that a batch carried."""
-        line.outcome, line.batch = by.outcome, by.rank[0]
-        if found := self._sent.get(line.batch):
-            line.sent, line.answer = iso(found[0]), found[1]
+        by = layers.at(_point(position, it.unit)) if it.reason is None else None
+        if by is not None:
+            line.outcome, line.batch = by.outcome, by.rank[0]
+            if found := self._sent.get(line.batch):
+                line.sent, line.answer = iso(found[0]), found[1]
+        if it.letter is not None:
+            line.outcome, line.code = DEAD, it.letter.code
+        elif by is None and position.begin < self._frontier:
+            line.outcome, line.code = FILTERED, it.reason
         return line
 
-    def read(self, position: Position) -> bool:
-        return position.begin < self._frontier
+
+def _point(position: Position, unit: int) -> Point:
+    return position.source, position.offset, unit
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
-    """One source record, beside what the batches of its span carried and the dead letters in it."""
+def _let_through(chunk: Chunk, at: int, position: Position, letters: Mapping[Point, DeadLetter]) -> Iterator[_Unit]:
+    """The units of a record that the rules let through."""
+    first, end = chunk.rows(at)
+    columns = chunk.columns
+    for row in range(first, end):
+        letter: DeadLetter | None = None
+        upto = begin = columns.unit[row]
+        for unit in range(begin, begin + columns.units[row]):
+            if (found := letters.get(_point(position, unit))) is not None:
+                letter, upto = found, unit + max(found.tally.units, 1)
+            yield _Unit(unit, 1, columns.owners[row], letter if unit < upto else None)
 
-    stage: _Stage
-    position: Position
-    layers: Layers
-    letters: Mapping[Point, DeadLetter]
 
-    def sent(self, owner: str, first: int, units: int) -> Iterator[Line]:
-        """The units that the rules let through. What is in no batch and no letter, and read, was filtered with its
-        customer."""
-        dead: DeadLetter | None = None
-        until = first
-        for unit in range(first, first + units):
-            if (found := self.letters.get((*self._spot, unit))) is not None:
-                dead, until = found, unit + max(found.tally.units, 1)
-            yield self._line(unit, 1, owner, dead if unit < until else None, FILTERED, None)
-
-    def left_out(self, it: LeftOut) -> Iterator[Line]:
-        """What the rules do not let through, as they stand now; a replay may have sent it corrected."""
+def _left_out(parts: Iterable[LeftOut], position: Position, letters: Mapping[Point, DeadLetter]) -> Iterator[_Unit]:
+    """The units of a record that the rules do not let through."""
+    for it in parts:
         owner = it.absent[0][0] if it.absent else None
         for reason, tally in it.filtered:
-            yield self._line(0, tally.units, owner, None, FILTERED, reason)
+            yield _Unit(0, tally.units, owner, reason=reason)
         for letter in it.dead:
-            kept = self.letters.get((*self._spot, letter.unit))
-            yield self._line(letter.unit, letter.tally.units, owner, kept, FILTERED, None)
-
-    @property
-    def _spot(self) -> tuple[int, int]:
-        return self.position.source, self.position.offset
-
-    def _line(
-        self, unit: int, units: int, owner: str | None, dead: DeadLetter | None, otherwise: str, code: str | None
-    ) -> Line:
-        line = self.stage.line(self.position, unit, units, owner)
-        by = self.layers.at((*self._spot, unit)) if code is None else None
-        if by is not None:
-            line = self.stage.carried(line, by)
-        if dead is not None:
-            line.outcome, line.code = DEAD, dead.code
-        elif by is None and self.stage.read(self.position):
-            line.outcome, line.code = otherwise, code
-        return line
-
-
-class _Letters:
-    """The dead letters of a stage, handed out in reading order."""
-
-    def __init__(self, letters: Iterator[tuple[int, DeadLetter]]) -> None:
-        self._letters = (letter for _, letter in letters)
-        self._next = next(self._letters, None)
-
-    def until(self, last: Position) -> dict[Point, DeadLetter]:
-        """Those of the records up to this one, by place."""
-        found: dict[Point, DeadLetter] = {}
-        while (it := self._next) is not None and (it.position.source, it.position.offset) <= (last.source, last.offset):
-            found[it.position.source, it.position.offset, it.unit] = it
-            self._next = next(self._letters, None)
-        return found
+            yield _Unit(letter.unit, letter.tally.units, owner, letters.get(_point(position, letter.unit)))
 
 
 def _sorted_in(carried: Iterator[tuple[Range, int, str]], beside: list[Carried]) -> Iterator[Carried]:
     """Batches' ranges in reading order, with those beside them in their places."""
-    waiting = sorted(beside, key=lambda it: it.range, reverse=True)
-    for found, seq, state in carried:
-        while waiting and waiting[-1].range.begin <= found.begin:
-            yield waiting.pop()
-        yield Carried(found, (seq, False), OUTCOMES.get(BatchState(state), PENDING))
-    yield from reversed(waiting)
+    found = (Carried(each, (seq, False), OUTCOMES.get(BatchState(state), PENDING)) for each, seq, state in carried)
+    return merge(sorted(beside, key=lambda it: it.range), found, key=lambda it: it.range.begin)

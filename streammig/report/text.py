@@ -1,4 +1,5 @@
-"""A run in words: the table of its totals, the reasons beside them, and the commands that lead on."""
+"""A run in words: the table of its totals, the reasons beside them, and the commands that lead on: one list of them for
+`status`, the end of `run`, and the report."""
 
 from __future__ import annotations
 
@@ -7,13 +8,12 @@ import re
 import shlex
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from operator import or_
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from streammig.errors import SAMPLES_MISSING, counted
 from streammig.report.document import beside_verified
-from streammig.report.drift import drift_words
-from streammig.report.next_steps import next_steps, pilot_is_done, undecided_command, undecided_words
 from streammig.telemetry import PILOT, spoken
 
 WIDTH = 79
@@ -21,6 +21,7 @@ WIDTH = 79
 COMMAND = re.compile(r"((?:.*?:)?\s+|)((?:streammig|tail|gzip|zstd|xz|bzip2) .*)")
 ROWS = ("read", "accepted", "filtered", "dead", "unknown", "sending", "pending", "reverted")
 RARE = ("sending", "reverted")  # told only where there are some
+MOST_UNDECIDED = 5  # batches that get a command of their own
 
 
 def totals_table(document: Mapping[str, Any]) -> str:
@@ -228,3 +229,91 @@ def undecided_line(it: Mapping[str, Any], checkpoint: str) -> str:
 def shared(share: float) -> str:
     """A share in percent, cut off: 100 % is all of it."""
     return f"{math.floor(round(share * 1000, 6)) / 10:.1f}%"
+
+
+def drift_words(found: Mapping[str, Any] | None, done: bool) -> list[str]:
+    """The plan and the drift, in a line."""
+    if found is None:
+        return []
+    about = "" if found["exact"] else "about "
+    said = f"Plan: {about}{counted(found['requests'], 'request')} in {spoken(found['seconds'])}."
+    if found["requests_now"] is None:
+        return [said]
+    more, later = found["requests_now"] - found["requests"], found["seconds_now"] - found["seconds"]
+    came = "It took" if done else "Expected now:"
+    requests, seconds = f"{found['requests_now']:,}", spoken(found["seconds_now"])
+    return [f"{said} {came} {requests} ({more:+,}) in {seconds} ({'-' if later < 0 else '+'}{spoken(abs(later))})."]
+
+
+# -- what is left to do ------------------------------------------------------------------------------------------------
+
+
+class Step(NamedTuple):
+    """What is left to do, as a noun and a fact or as an imperative, and the exact command that does it."""
+
+    why: str
+    command: str
+
+
+def next_steps(document: Mapping[str, Any]) -> list[Step]:
+    """What is left to do of a run, most urgent first, from its `document`; nothing where all is done."""
+    checkpoint = shlex.quote(document["checkpoint"])
+    stages, undecided = document["stages"].values(), document["undecided"]
+    steps = [Step(undecided_words(it), undecided_command(it, checkpoint)) for it in undecided[:MOST_UNDECIDED]]
+    if len(undecided) > MOST_UNDECIDED:
+        more = len(undecided) - MOST_UNDECIDED
+        steps.append(Step(f"More batches with an unknown outcome: {more:,}", f"streammig resolve {checkpoint}"))
+    if dead := sum(stage["dead"] for stage in stages):
+        steps.append(Step(f"Dead letters, with their reasons: {dead:,}", f"streammig dead-letters {checkpoint}"))
+    if document["state"] == "reverting":
+        return [*steps, Step("A revert is under way. Read back what became of it", f"streammig revert {checkpoint}")]
+    if document["state"] == "reverted":  # such a checkpoint sends nothing any more
+        return steps
+    if document["state"] == "running":
+        return [*steps, Step("The run is on. Watch it", f"streammig status --watch {checkpoint}")]
+    if dead and not document["dry_run"]:
+        steps.append(
+            Step("Send them again as they are, or corrected with --input FILE", f"streammig retry {checkpoint}")
+        )
+    if missing := sum(stage["missing"] for stage in stages):
+        said = f"Records that are missing at the target: {missing:,}. Send them again"
+        steps.append(Step(said, f"streammig retry {checkpoint} --missing"))
+    if not document["dry_run"] and any(stage["accepted"] for stage in stages):
+        steps += _looks(document, checkpoint)
+    if document["resume"]:
+        steps.append(Step("Go on with the run", document["resume"]))
+    return steps
+
+
+def _looks(document: Mapping[str, Any], checkpoint: str) -> list[Step]:
+    """What shows whether all that was accepted arrived; of a pilot, what takes it back, too."""
+    found, is_pilot = document["verification"], pilot_is_done(document)
+    steps = []
+    if found is None or found["outdated"]:
+        if is_pilot:
+            steps.append(Step("Read back all that the pilot sent", f"streammig verify {checkpoint} --all"))
+        elif document["state"] == "complete":
+            steps.append(Step("Read back a sample of what was accepted", f"streammig verify {checkpoint}"))
+    if is_pilot:
+        steps.append(Step("Take the pilot back, if it is not right", f"streammig revert {checkpoint}"))
+    return steps
+
+
+def pilot_is_done(document: Mapping[str, Any]) -> bool:
+    """Whether the run stands behind a pilot, and its other records are still to be sent."""
+    stages = document["stages"].values()
+    paused = [it["state"] == "interrupted" and it["code"] == PILOT for it in stages]
+    ended = [it["state"] == "complete" for it in stages]
+    return document["state"] == "interrupted" and any(paused) and all(map(or_, paused, ended))
+
+
+def undecided_words(it: Mapping[str, Any]) -> str:
+    """A batch with an unknown outcome: what it holds, its state, and since when."""
+    units = f", {counted(it['units'], 'unit')}" if it["units"] != it["records"] else ""
+    held = counted(it["records"], "record") + units
+    since = f" since {it['since']}" if it["since"] else ""  # a part of a batch may never have been sent
+    return f"{it['stage']}: batch {it['batch']}, {held}, {it['state']}{since}"
+
+
+def undecided_command(it: Mapping[str, Any], checkpoint: str) -> str:
+    return f"streammig resolve {checkpoint} {it['batch']} --stage {it['stage']}"

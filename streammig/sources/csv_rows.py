@@ -1,8 +1,8 @@
-"""CSV and TSV: one record a row (RFC 4180, with line breaks in quotes), handed out as a JSON object of texts.
+"""CSV and TSV: one record a row (RFC 4180, with line breaks in quotes), as a JSON object of texts.
 
-A row ends at the first line break outside quotes. Where a row breaks the rules of quotes but has an even number of
-them, no quote is open at the end of its line, so the row ends there and is at fault alone. Where that can't be told,
-the export breaks off: a guess could join or part records.
+A row ends at the first line break outside quotes. A row that breaks the rules of quotes, but has an even number of
+them, ends with its line: no quote is open there. Such a row alone is at fault. With an odd number the end is uncertain,
+and the export breaks off: a guess could join or divide records.
 """
 
 from __future__ import annotations
@@ -23,16 +23,19 @@ from streammig.sources.valid import INVALID_UTF8, Fault, too_large
 from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, Window
 
 INVALID_CSV = "invalid-csv"
-HEADER_BYTES = 1024 * 1024  # a header is looked for in so many bytes
+HEADER_BYTES = 1024 * 1024  # the header must end within these
 DELIMITERS = {"tab": "\t"}
-csv.field_size_limit(2**31 - 1)  # a record is limited in bytes by a setting
+csv.field_size_limit(2**31 - 1)  # no limit here: a setting limits the bytes of a record
 
 Rows = list[list[str]]
 
 
 class Form(NamedTuple):
-    """How a stage's files are written. Of texts: `delimiter` "" is as the file's name says, comma or tab. `keyed`: the
-    records are the values of an object, and where it is the name of a field, the key of each goes there."""
+    """The form of a stage's files, from the settings.
+
+    For CSV: `delimiter` "" means comma or tab, by the file's name. `keyed`: the records are the values of an object. If
+    it is the name of a field, each record gets its key in that field.
+    """
 
     delimiter: str = ""
     encoding: str = "utf-8"
@@ -43,8 +46,7 @@ AS_NAMED = Form()
 
 
 class Header(NamedTuple):
-    """The first row: the names of the fields, and how the rows are written. `end` is the offset behind it, and `lines`
-    the number of lines before that."""
+    """The first row: the names of the fields, and the form of the rows. It ends at the offset `end`, after `lines`."""
 
     names: tuple[str, ...]
     delimiter: str
@@ -54,7 +56,7 @@ class Header(NamedTuple):
 
 
 def check_form(where: str, form: Form) -> None:
-    """Raise `Unusable` unless rows can be written so."""
+    """Raise `Unusable` if the delimiter or the encoding can't be used."""
     if len(delimiter_of(form, "")) != 1 or form.delimiter in ('"', "\n", "\r"):
         said = f"{where}: delimiter: one character, or tab, is expected; found {form.delimiter!r}"
         raise Unusable("settings-invalid", said, 'Write it like delimiter = ";".')
@@ -63,19 +65,19 @@ def check_form(where: str, form: Form) -> None:
     except LookupError:
         plain = False
     if not plain:
-        said = f"{where}: encoding: {form.encoding!r} is no encoding that keeps ASCII as it is"
+        said = f"{where}: encoding: {form.encoding!r} is unknown, or not compatible with ASCII"
         raise Unusable("settings-invalid", said, "Convert the file first: iconv -f UTF-16 -t UTF-8 FILE > FILE.utf8")
 
 
 def delimiter_of(form: Form, file: str) -> str:
-    """The character between two fields."""
+    """Return the character between two fields."""
     name = file.lower()
     by_name = "\t" if re.search(r"\.(tsv|tab)" + ENDING, name) else ","
     return DELIMITERS.get(form.delimiter, form.delimiter) or by_name
 
 
 def read_header(window: Window, at: int, form: Form) -> Header:
-    """The header of the rows that begin at an offset of a fresh window. Raises `Unusable` if it can't be one."""
+    """Read the header at an offset of a fresh window. Raises `Unusable` if it is no header."""
     while window.end - at < HEADER_BYTES and window.fill(at):
         pass
     head, delimiter = window.data[at - window.base :][:HEADER_BYTES], delimiter_of(form, window.file)
@@ -95,13 +97,13 @@ def read_header(window: Window, at: int, form: Form) -> Header:
         raise Unusable("csv-header", said, "Rename one of them in the file's first row.")
     if len(names) == 1 and (others := [mark for mark in ",;\t|" if mark in names[0]]):
         mark = "tab" if others[0] == "\t" else others[0]
-        said = f"{window.file}: the header is one field, and holds the character {mark}"
+        said = f"{window.file}: the header is one field with the character {mark}"
         raise Unusable("csv-delimiter", said, f'Set delimiter = "{mark}" in the table of the stage.')
     return Header(names, delimiter, form.encoding, at + taken, head.count(b"\n", 0, taken))
 
 
 def _first_row(head: bytes, delimiter: str, encoding: str) -> tuple[int, list[str] | None]:
-    """How many bytes it takes, and its fields; None where it is none."""
+    """Return the length of the first row in bytes, and its fields; None if it is no row."""
     if b"\r" in head and b"\n" not in head:
         return 0, None
     taken, fed = 0, list[str]()
@@ -121,10 +123,9 @@ def _first_row(head: bytes, delimiter: str, encoding: str) -> tuple[int, list[st
 
 
 class CsvRows:
-    """The rows of a file behind its header, from a place on, the first line of which has the number `line`. The number
-    of a row is that of its first line.
+    """Reads the rows of a file from a place on, whose first line has the number `line`.
 
-    The length of a row in the file is up to the end of its last line. Blank lines are none.
+    A row has the number of its first line, and extends to the end of its last one. Blank lines are no rows.
     """
 
     def __init__(self, window: Window, source: int, line: int, limit: int, meter: Meter, *, header: Header) -> None:
@@ -132,7 +133,7 @@ class CsvRows:
         self._header = header
 
     def spans(self, at: int) -> Iterator[Span]:
-        """Spans from the beginning of a row on. Raises BrokenExport where a row's end can't be told."""
+        """Return spans from the begin of a row on. Raises BrokenExport if the end of a row is uncertain."""
         window, size = self._window, MOST_SPAN_BYTES
         while window.end < at and window.fill(window.base):
             pass
@@ -167,16 +168,14 @@ class CsvRows:
         why = f"line {span.ordinals[last]} has neither its end nor all fields of the header: the file was cut"
         raise window.broken(span.position(last).offset, why)
 
-    def _text_of(self, row: bytes) -> str:
-        """A row at fault, for the eyes of people."""
-        return row.decode(self._header.encoding, "replace").rstrip("\r\n")
-
     def _endless(self, at: int) -> BrokenExport:
         return self._window.broken(at, f"the row at line {self._line} begins there, and a quote in it is never closed")
 
     def _block(self, block: bytes, at: int, size: int) -> tuple[int, Span | None]:
-        """The span of a block's whole rows, and how many bytes they take. Where blocks are of the first `size` that is
-        tried, a span has at most MOST_RECORDS."""
+        """Return the bytes of a block's whole rows, and their span.
+
+        `size` is the size tried for this block. With the first size, a span has at most MOST_RECORDS.
+        """
         self._meter.parsed += len(block)
         raw = block.split(b"\n")
         lengths = [len(line) + 1 for line in raw]
@@ -194,7 +193,7 @@ class CsvRows:
         return self._one_by_one(texts, lengths, bad, block, at)
 
     def _texts(self, raw: list[bytes]) -> tuple[list[str], dict[int, str]]:
-        """The lines as text, each with its line break, and what is wrong with the encoding of some, by index."""
+        """Return the lines as text, each with its line break, and the encoding faults by index."""
         codec = self._header.encoding
         try:
             return [line + "\n" for line in b"\n".join(raw).decode(codec).split("\n")], {}
@@ -221,8 +220,8 @@ class CsvRows:
             except csv.Error:
                 if block.count(b'"', offsets[line], offsets[reader.line_num]) % 2:
                     if line or reader.line_num == len(texts):
-                        break  # the next block begins with it, or holds its end
-                    why = f"the row at line {self._line} breaks the rules of quotes, so its end can't be told"
+                        break  # the next block begins with this row, or is larger and holds its end
+                    why = f"the row at line {self._line} breaks the rules of quotes, so its end is uncertain"
                     raise self._window.broken(at + offsets[line], why) from None
                 row = []
                 faults[len(rows)] = INVALID_CSV, "the row breaks the rules of quotes"
@@ -245,9 +244,11 @@ class CsvRows:
         block: bytes,
         at: int,
     ) -> Span | None:
-        """The span of rows of a block that begins at an offset. Of each row: the index of its first line, its number
-        of lines, and where it begins in the block; the last of `offsets` lies behind them all. `known` is what is wrong
-        with some rows."""
+        """Return the span of a block's rows, None if all are blank; the block begins at the offset `at`.
+
+        For each row, `firsts` has the index of its first line, `lines` the number of its lines, and `offsets` its begin
+        in the block; the last of `offsets` is the end of them all. `known` are faults by the index of the row.
+        """
         names, count = self._header.names, len(self._header.names)
         faults: dict[int, Fault] = {}
         parts: list[bytes] = []
@@ -269,7 +270,10 @@ class CsvRows:
                 fault = INVALID_CSV, f"$.{nameless}: the row has a value in a column without a name"
             if fault is not None:
                 faults[len(parts)] = length, *fault
-            parts.append(orjson.dumps(made if fault is None else self._text_of(block[start:end])))
+            if fault is None:
+                parts.append(orjson.dumps(made))
+            else:  # the row as text, for people
+                parts.append(orjson.dumps(block[start:end].decode(self._header.encoding, "replace").rstrip("\r\n")))
             origins.append((at + start, length, taken))
         numbers = [self._line + first for index, first in enumerate(firsts) if index not in blank]
         self._line += block.count(b"\n", 0, offsets[-1])
@@ -282,7 +286,7 @@ class CsvRows:
 
 
 def _whole(texts: list[str], delimiter: str) -> Rows | None:
-    """The rows of these lines; None if a row breaks the rules."""
+    """Return the rows of these lines; None if a row breaks the rules."""
     try:
         return list(csv.reader(texts, delimiter=delimiter, strict=True))
     except csv.Error:

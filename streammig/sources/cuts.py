@@ -1,4 +1,4 @@
-"""Where a file may be cut, so that several processes read it: a guess, proven by who reads up to there."""
+"""Guesses where to cut a file for several processes; the process that reads up to a cut proves it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 from streammig.sources.handle import Handle
 from streammig.sources.locate import CSV, DOCUMENTS, JSON, KEYED, NDJSON
 
-LOOKS = (64 << 10, 1 << 20, 16 << 20)  # bytes that are looked at, more where no record begins in them
+LOOKS = (64 << 10, 1 << 20, 16 << 20)  # bytes to search: the next size if no record begins in the last one
 
 _LINE = re.compile(rb"\n[ \t\r\n]*+(?=.)", re.DOTALL)
 _ROW = re.compile(rb"\n[\r\n]*+(?=.)", re.DOTALL)
@@ -19,10 +19,9 @@ _UP_TO_BRACKET = re.compile(rb'[^"{}\[\]]*+(?:"[^"\\]*+(?:\\.[^"\\]*+)*+"[^"{}\[
 
 
 def next_record(handle: Handle, offset: int, form: str) -> int | None:
-    """The offset of a record that seems to begin behind an offset; None where none is seen.
+    """Guess the offset of a record that begins after an offset; None if none is found.
 
-    In a text of which only a part is read a record can't be told from what looks like one. So this proves nothing: what
-    stands before must be read up to there, and come to a record that begins at this very byte.
+    A part of a text can't prove where a record begins. So a reader of the text before must arrive at this very byte.
     """
     for size in LOOKS:
         data = handle.at(offset, size)
@@ -41,7 +40,7 @@ def _guess(data: bytes, form: str) -> int:
 
 
 def _highest(data: bytes, between: re.Pattern[bytes]) -> int:
-    """Where two objects stand side by side: of the places with the fewest brackets around them the first."""
+    """Return the first index between two adjacent objects that has the fewest open brackets around it."""
     found = between.search(data)
     if found is None:
         return 0

@@ -1,26 +1,30 @@
-"""Where a JSON value ends, told by quotes and brackets."""
+"""Search for the end of a JSON value by quotes and brackets."""
 
 from __future__ import annotations
 
 import re
 
-# The possessive quantifiers keep a string without an end from being looked at again and again.
+# Possessive quantifiers: without them, a string without an end would be searched again and again.
 _TEXT = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
 _TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\]"]', re.DOTALL)
 _QUOTE, _OPENING = ord('"'), b"{["
 
 
 class Extent:
-    """Finds where a JSON value ends, or another begins in it, by quotes and brackets alone. Looks at each byte once,
-    however they come in, and keeps none. If the text is no JSON, that is for whoever parses what was found."""
+    """Finds the end of a JSON value by quotes and brackets alone. Reads each byte once, in any pieces, and keeps none.
+
+    It does not validate: the caller parses the text that was found.
+    """
 
     def __init__(self, depth: int = 0) -> None:
         self._depth = depth
         self._inside = False  # a string
 
     def advance(self, data: bytes, low: int, *, stops: bytes = b"") -> tuple[int, bool]:
-        """Look at the data from an index on; the index up to which it was looked at, and whether the value ends there.
-        It is to go on from that index, with more behind it. It stops behind each of these brackets, too."""
+        """Read data from an index on; return the index after the last byte read, and whether the value ends there.
+
+        The next call goes on from that index, with more data. Also stops after each bracket in `stops`.
+        """
         while True:
             if self._inside:
                 found = _TEXT.match(data, low)

@@ -1,4 +1,4 @@
-"""Files chained into the source of a stage."""
+"""The source of a stage: its files, read one after the other."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streammig.sources.csv_rows import AS_NAMED, CsvRows, Form
 from streammig.sources.cuts import next_record
 from streammig.sources.documents import Documents
 from streammig.sources.frame import Framer
-from streammig.sources.handle import Standing, open_file, read_failed
+from streammig.sources.handle import FileIdentity, open_file, read_failed
 from streammig.sources.identity import FEW, hash_before, sampled
 from streammig.sources.lines import Lines
 from streammig.sources.locate import (
@@ -40,24 +40,24 @@ from streammig.target import Judge
 
 MAX_RECORD_BYTES = 16 * 1024 * 1024
 READ_BYTES = 1024 * 1024
-HEAD_BYTES = 256 * 1024  # compared where one of two files is compressed; 256 KB hold some hundred records
-LOOK_BYTES = 4 * 1024 * 1024  # inflated to tell how long a compressed file is: 15 ms
+HEAD_BYTES = 256 * 1024  # compared if one of two files is compressed; 256 KB hold some hundred records
+LOOK_BYTES = 4 * 1024 * 1024  # inflated to estimate the length of a compressed file, in 15 ms
 
 
 class _File(NamedTuple):
-    """What a look into a file told. `head` is a digest of its beginning, decompressed; `mark` is its fingerprint."""
+    """A file after a first look. `head` is a digest of its decompressed beginning, `mark` is its fingerprint."""
 
     name: str
     layout: Layout
-    standing: Standing
+    identity: FileIdentity
     head: bytes
     mark: dict[str, Any]
 
 
 class FileSource(Source):
-    """A `Source` over regular files, read one behind the other. `meter` counts what its readings cost.
+    """A `Source` over files, read one after the other. `meter` counts the bytes read and parsed.
 
-    Each file must stay what it was when this was made: every span is given out only after a look at it.
+    No file may change after this was made: that is checked before each span is returned.
     """
 
     _judge: Judge | None = None
@@ -77,7 +77,7 @@ class FileSource(Source):
         self._max_record_bytes, self._read_bytes, self._form = max_record_bytes, read_bytes, form
         self._files = [self._look(wanted) for wanted in inputs]
         if any(file.layout.format == NDJSON for file in self._files):
-            # A shard of one line may look like a document: what the others are decides.
+            # A shard of one line may look like a document: the other files decide.
             self._files = [
                 file if file.layout.format == NDJSON or wanted.path is not None else self._look(wanted, lines=True)
                 for wanted, file in zip(inputs, self._files, strict=True)
@@ -94,63 +94,60 @@ class FileSource(Source):
         before = self.meter.read
         stream = Stream(wanted.file, self.meter)
         with closing(stream):
-            standing = stream.standing()
-            window = self._window(wanted.file, stream)
+            identity = stream.identity()
+            window = Window(wanted.file, stream, self._read_bytes)
             while window.end < (LOOK_BYTES if stream.compression else HEAD_BYTES) and window.fill(0):
                 pass
             head, ended = hashlib.sha256(window.data[:HEAD_BYTES]).digest(), window.end < LOOK_BYTES
-            length = standing.size
+            length = identity.size
             if stream.compression:
-                # Half of what was fetched last is not yet inflated, on average.
+                # On average, half of the last fetch is not inflated yet.
                 taken = max(self.meter.read - before - COMPRESSED_BYTES // 2, COMPRESSED_BYTES // 2)
                 length = window.end if ended else window.end * length // taken
             refuse_archive(wanted.file, window.data[:512], stream.compression)
             layout = locate(window, wanted, self.meter, lines=lines, form=self._form)
             mark = {
                 "file": wanted.file,
-                "size": standing.size,
+                "size": identity.size,
                 "length": length,
-                "modified": standing.modified,
-                "changed": standing.changed,
-                "inode": standing.inode,
+                "modified": identity.modified,
+                "changed": identity.changed,
+                "inode": identity.inode,
                 "sha256": sampled(wanted.file, FEW),
                 "compression": stream.compression,
                 "format": layout.format,
                 "path": path_text(layout.path) if layout.format in (JSON, KEYED) else None,
             }
-            if standing.etag:
-                mark["etag"] = standing.etag
+            if identity.etag:
+                mark["etag"] = identity.etag
             if layout.header is not None:
                 mark["form"] = f"{layout.header.delimiter!r} {layout.header.encoding}"
             elif layout.format == KEYED:
                 mark["form"] = f"keyed {self._form.keyed}"
-            standing.check(wanted.file, stream.standing())
-        return _File(wanted.file, layout, standing, head, mark)
+            identity.check(wanted.file, stream.identity())
+        return _File(wanted.file, layout, identity, head, mark)
 
     def judged_by(self, judge: Judge | None) -> FileSource:
-        """This source, whose spans hold what the judge finds of their records."""
+        """Set the judge of the records, and return this source: its spans then hold the judge's columns."""
         self._judge = judge
         return self
-
-    def _window(self, file: str, stream: Stream) -> Window:
-        return Window(file, stream, self._read_bytes)
 
     def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
         for number in range(start.source, len(self._files)):
             yield from self.of_file(start if number == start.source else Place(number), told)
 
     def of_file(self, place: Place, told: Told | None = None) -> Iterator[Span]:
-        """As `spans`, of the file that the place is in alone."""
+        """Return spans as `spans`, of the place's file alone."""
         file = self._files[place.source]
         stream = Stream(file.name, self.meter)
         with closing(stream):
-            file.standing.check(file.name, stream.standing())
+            file.identity.check(file.name, stream.identity())
             try:
                 for span in self._framed(file, place, stream):
-                    file.standing.check(file.name, stream.standing())
+                    file.identity.check(file.name, stream.identity())
                     yield span
             except BrokenExport as broken:
-                file.standing.check(file.name, stream.standing())  # cut while it was read, it is not broken
+                file.identity.check(file.name, stream.identity())  # a file that was changed meanwhile is not broken
                 if told is not None:
                     told(broken)
                 elif not (broken.whole or self._accept_broken):
@@ -158,10 +155,10 @@ class FileSource(Source):
             else:
                 if told is not None and stream.behind:
                     told(BrokenExport(file.name, stream.offset, stream.behind, whole=True))
-            file.standing.check(file.name, stream.standing())
+            file.identity.check(file.name, stream.identity())
 
     def next_record(self, number: int, offset: int) -> int | None:
-        """Where a record of a file that is not compressed seems to begin behind an offset; see `cuts`."""
+        """Guess where a record begins after an offset of an uncompressed file; see `cuts`."""
         file = self._files[number]
         with closing(open_file(file.name)) as handle:
             try:
@@ -170,23 +167,25 @@ class FileSource(Source):
                 raise read_failed(file.name, offset, error) from None
 
     def here(self, folder: str) -> FileSource:
-        """The same source on another machine, which numbers devices and files in its own way; `folder` is where names
-        are relative to. Raises `Unusable` where a file can't be opened, or has another size or time of change."""
+        """Return this source on another machine, where devices and inodes differ. Names are relative to `folder`.
+
+        Raises `Unusable` if a file can't be opened, or has another size or time of change.
+        """
         other = copy(self)
         other._files = []
         for file in self._files:
             name = file.name if is_address(file.name) else os.path.join(folder, file.name)
             with closing(open_file(name)) as handle:
-                now = handle.standing()
-            file.standing.check(name, now._replace(device=file.standing.device, inode=file.standing.inode))
-            other._files.append(file._replace(name=name, standing=now))
+                now = handle.identity()
+            file.identity.check(name, now._replace(device=file.identity.device, inode=file.identity.inode))
+            other._files.append(file._replace(name=name, identity=now))
         return other
 
     def _framed(self, file: _File, place: Place, stream: Stream) -> Iterator[Span]:
         resumed = place.offset > 0
         if resumed:
             stream.seek(place.offset)
-        window = self._window(file.name, stream)
+        window = Window(file.name, stream, self._read_bytes)
         at = place.offset if resumed else first_byte(window)
         what = window, place.source, place.ordinal, self._max_record_bytes, self.meter
         if (header := file.layout.header) is not None:
@@ -210,30 +209,35 @@ class FileSource(Source):
 
     def before(self, place: Place) -> str:
         file = self._files[place.source]
-        return hash_before(file.mark, place.offset, file.standing)
+        return hash_before(file.mark, place.offset, file.identity)
 
     def unchanged(self) -> None:
         for file in self._files:
             with closing(open_file(file.name)) as handle:
-                file.standing.check(file.name, handle.standing())
+                file.identity.check(file.name, handle.identity())
 
     def fingerprints(self) -> list[dict[str, Any]]:
-        """One per file: `file` as named, `size` in bytes as it lies there, its `length` decompressed (of a compressed
-        one about), `modified` and `changed` in nanoseconds since the epoch, `inode`, `sha256` over its head, tail and
-        samples, `compression` ("" if none), `format`, the `etag` of an object that has one, and the `path` of the array
-        or the object (None for NDJSON and CSV)."""
+        """Return a fingerprint of each file.
+
+        `file` is its name, `size` its bytes, `length` its decompressed bytes (estimated if it is compressed).
+        `modified` and `changed` are in nanoseconds since the epoch. `sha256` is over its head, tail and samples.
+        `compression` is "" without one. `path` leads to the array or object (None for NDJSON and CSV). Also `inode`,
+        `format`, and the `etag` of an object that has one.
+        """
         return [{**file.mark} for file in self._files]
 
 
 def _check_distinct(files: Sequence[_File]) -> None:
-    """Raise `Unusable` if an array is named twice, by whatever names or links, or as it is and compressed: its records
-    would be sent twice. Shards that are alike in holding no record may be named; one file twice may be a mistake."""
+    """Raise `Unusable` if an array is named twice: by any names or links, or once plain and once compressed.
+
+    Different empty shards may be equal; one file may not be named twice even if it is empty.
+    """
     named: dict[object, _File] = {}
     for file in files:
         where = file.layout.format, file.layout.path
-        same: list[tuple[object, ...]] = [(where, file.standing[:2])]
+        same: list[tuple[object, ...]] = [(where, file.identity[:2])]
         if not file.layout.empty:
-            same.append((where, (file.standing.size, file.mark["sha256"])))
+            same.append((where, (file.identity.size, file.mark["sha256"])))
         if first := next((named[key] for key in same if key in named), None):
             raise Unusable(
                 "export-twice",
@@ -259,10 +263,9 @@ def open_source(
     form: Form = AS_NAMED,
     accept_broken: bool = False,
 ) -> FileSource:
-    """The source of a stage from its files in order. Looks at how each begins.
+    """Return the source of a stage from its files in order, after a look at the beginning of each.
 
-    `form` is how CSV is written. A record of more than `max_record_bytes` is one at fault. `read_bytes` is what is read
-    and held at once, in bytes. `accept_broken`: where a file can't be read on it ends.
-    Raises Unusable, and Problem if ijson lacks its C backend.
+    A record of more than `max_record_bytes` is at fault. `read_bytes` are read and held at once. `accept_broken`: a
+    file that can't be read on counts as ended. Raises Unusable, and Problem if ijson lacks its C backend.
     """
     return FileSource(inputs, max_record_bytes, read_bytes, form, accept_broken=accept_broken)

@@ -1,7 +1,7 @@
-"""Framing: the elements of a JSON array as spans.
+"""Framing: cuts the elements of a JSON array into spans.
 
-Many elements are cut out at once wherever a cut between two of them can be proven. The others are taken one by one,
-each found by its quotes and brackets. Neither costs an object of ours for a clean record.
+Many elements are taken at once if a cut between two of them can be proven. Others are taken one by one, found by their
+quotes and brackets. A clean record costs no Python object in either case.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from streammig.sources.valid import (
     RAW,
     WHITE,
     Fault,
+    check_record,
     is_utf8,
-    judge,
     place_of,
     too_large,
     utf8_fault,
     without_surrogates,
 )
-from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, SPAN_BYTES, SPAN_RECORDS, Held, Window
+from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, SPAN_BYTES, SPAN_RECORDS, SpanBuilder, Window
 from streammig.target import Judge
 
-# How much is tried at once: what is not worth a try, the first try, and the most where records are large.
+# Bytes to try at once: the least that is worth a try, the first try, and the most (for large records).
 LEAST_TRY, FIRST_TRY, MOST_TRY = 4 * 1024, 16 * 1024, 1024 * 1024
 CLOSINGS_TRIED = 3
-# The end of a record over the limit is looked for, but only within so many times the limit.
+# The end of a record over the limit is searched within so many times the limit.
 LIMITS_PASSED = 16
-# An error nearer to the end of a text than an escaped pair is long may mean only that the text goes on.
+# A decoding error within the last bytes of a text, as many as an escaped pair has, may only mean that it goes on.
 ESCAPE_BYTES = 12
 
 _LIST = msgspec.json.Decoder(list[msgspec.Raw])
@@ -49,19 +49,19 @@ _GAP = re.compile(rb"[ \t\n\r]*,[ \t\n\r]*")
 
 
 class Framer:
-    """The elements of one array from a place on. `at` is the offset that it has come to.
+    """Reads the elements of one array from a place on. `at` is the offset reached so far.
 
     A cut is guessed. The text from the first byte of an element up to the cut, in brackets, is decoded as a list. If
-    that succeeds, the cut lies between two elements, for the prefix of a JSON text has one reading. The same holds for
-    a cut inside the last element if closing signs are added that fit: then that element is left for the next time. So a
-    guess is never wrong: it only fails. After a few failures a shorter text is tried, at last each element alone.
+    that succeeds, the cut lies between two elements, because the prefix of a JSON text has one reading. The same holds
+    for a cut inside an element if closing brackets that fit are added: then that element is left for the next time. So
+    a guess can fail, but never be wrong. After a few failures a shorter text is tried, at last each element alone.
 
-    A judge finds the ends of elements as it looks at them, so with one nothing is guessed.
+    A judge finds the ends of elements by itself, so with a judge nothing is guessed.
     """
 
     noun, whole = "element", "array"
     opening, closing = b"[", b"]"
-    closings = (b"]", b"]}]", b"}]", b"]]")  # that are tried behind a cut
+    closings = (b"]", b"]}]", b"}]", b"]]")  # tried after a cut
 
     def __init__(
         self, window: Window, source: int, ordinal: int, limit: int, meter: Meter, judge: Judge | None = None
@@ -70,24 +70,24 @@ class Framer:
         self._judge = judge
         self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
         self._try = FIRST_TRY
-        self._singly = 0  # the offset up to which elements are taken one by one
-        self._closings = [*self.closings]  # the one that fitted last comes first
+        self._singly = 0  # up to this offset, elements are taken one by one
+        self._closings = [*self.closings]  # the last one that fitted comes first
         self._ready: list[Span] = []
-        self._held = Held()
+        self._held = SpanBuilder()
 
     def spans(self, at: int, *, resumed: bool) -> Iterator[Span]:
-        """Spans from the offset `at` on, up to the closing bracket; `resumed`: that may lie behind an element.
+        """Return spans from the offset `at` on, up to the closing bracket; `resumed`: it may lie after an element.
 
-        Raises BrokenExport behind the last element that is good.
+        Raises BrokenExport after the last good element.
         """
         self.at = at
-        comma = None if resumed else False  # whether one must come before the next value; None: it may
+        comma = None if resumed else False  # whether a comma must come before the next value; None: it may
         broken: BrokenExport | None = None
         try:
             while self._next(comma):
                 comma = True
-                if not (self._together() if self._judge is None else self._judged(self._judge)):
-                    self._element()
+                if not (self._take_many() if self._judge is None else self._take_judged(self._judge)):
+                    self._take_one()
                 if self._ready:
                     ready, self._ready = self._ready, []
                     yield from ready
@@ -99,7 +99,7 @@ class Framer:
             raise broken
 
     def sign(self) -> bytes:
-        """The next byte that isn't white space, b"" at the end of the stream; `at` comes to be its offset."""
+        """Move `at` to the next byte that is no white space, and return that byte; b"" at the end of the stream."""
         window = self._window
         while True:
             found = _BLANKS.match(window.data, self.at - window.base)
@@ -110,7 +110,7 @@ class Framer:
                 return b""
 
     def _next(self, comma: bool | None) -> bool:
-        """Go to the next value's first byte; False, and behind the closing bracket, if there is none."""
+        """Move `at` to the first byte of the next value; return False, after the closing bracket, if there is none."""
         sign = self.sign()
         if sign == self.closing:
             self.at += 1
@@ -125,19 +125,19 @@ class Framer:
         return True
 
     def _fill(self, keep: int) -> bool:
-        self._flush()  # the bytes of what is held stand in the window
+        self._flush()  # the bytes of the held elements are in the window
         return self._window.fill(keep)
 
     def _flush(self) -> None:
-        """Make a span of the elements that are held."""
+        """Make a span of the held elements."""
         if self._held.starts:
             self._ready.append(self._held.span(self._source, self._window.data, self._window.base))
-            self._held = Held()
+            self._held = SpanBuilder()
 
     # -- many at once ------------------------------------------------------------------------------------------------
 
-    def _together(self) -> bool:
-        """Take many elements, the first of which begins at `at`; False if no cut behind one could be proven."""
+    def _take_many(self) -> bool:
+        """Take many elements from `at` on; return False if no cut could be proven."""
         window = self._window
         if self.at < self._singly:
             return False
@@ -146,16 +146,16 @@ class Framer:
         size = min(self._try, window.end - self.at)
         least = min(LEAST_TRY, size)
         while size >= least:
-            good = self._cut(size)
+            good = self._try_cut(size)
             if good is None:
                 return True
             size = size // 4 if good == size else good
         self._try, self._singly = LEAST_TRY, self.at + LEAST_TRY
         return False
 
-    def _judged(self, judge: Judge) -> bool:
-        """As `_together`, by a judge."""
-        window, size = self._window, 1  # at first what is there: then little more than half an element is kept
+    def _take_judged(self, judge: Judge) -> bool:
+        """Take many elements from `at` on by a judge; return False if it finds no end of an element."""
+        window, size = self._window, 1  # first try the bytes that are there, so that few of them are copied
         while size <= MOST_TRY:
             while window.end - self.at < size and self._fill(self.at):
                 pass
@@ -175,9 +175,11 @@ class Framer:
             size = max(4 * size, MOST_SPAN_BYTES)
         return False
 
-    def _cut(self, size: int) -> int | None:
-        """Take the elements of a text of this size up to a cut in its second half. If none could be proven: how much
-        of the text may still be good."""
+    def _try_cut(self, size: int) -> int | None:
+        """Take the elements of a text of this size up to a cut in its second half, and return None.
+
+        If no cut could be proven, returns how many bytes of the text may still be good.
+        """
         data, low = self._window.data, self.at - self._window.base
         view = memoryview(data)
         for high in _guesses(data, low, low + size):
@@ -186,7 +188,7 @@ class Framer:
                 try:
                     raws = self._values(text)
                 except msgspec.DecodeError as error:
-                    # Where the text fails in front of the cut, no cut behind that place will do.
+                    # If the text fails before the cut, no cut after that place can succeed.
                     bad = place_of(error, high - low + 2)[0] - 1
                     self._meter.parsed += min(bad, high - low)
                     if bad < high - low:
@@ -199,31 +201,33 @@ class Framer:
                     self._closings.remove(closing)
                     self._closings.insert(0, closing)
                 lengths = list(map(len, raws))
-                # Between two elements there is one byte at least: if there are no more in all, it is the comma alone.
+                # Each gap has at least one byte: if all together have no more than that, each is a comma alone.
                 tight = sum(lengths) + len(lengths) + 1 == len(text)
                 if closing != self.closing:
                     del raws[-1:], lengths[-1:]  # there may be none
                 if not raws or max(lengths) > self._limit * LIMITS_PASSED:
                     break
-                starts = self._starts(low, raws, lengths, tight)
+                starts = self._find_starts(low, raws, lengths, tight)
                 if not starts:
                     break
-                self._take(low, starts, lengths[: len(starts)], sound=max(lengths) <= self._limit and is_utf8(text))
+                self._add_span(low, starts, lengths[: len(starts)], sound=max(lengths) <= self._limit and is_utf8(text))
                 self._adapt(size, self._ready[-1])
                 return None
         return size
 
     def _values(self, text: bytes) -> list[msgspec.Raw]:
-        """The elements of a text in brackets. Raises as a decoder does."""
+        """Decode the elements of a text in brackets. Raises the decoder's error."""
         return _LIST.decode(text)
 
-    def _starts(self, low: int, raws: list[msgspec.Raw], lengths: list[int], tight: bool) -> list[int]:
-        """Where these elements, the first of which begins at the index `low`, do so, relative to it; of as many as can
-        be told. `tight`: one comma stands between any two, and no more."""
+    def _find_starts(self, low: int, raws: list[msgspec.Raw], lengths: list[int], tight: bool) -> list[int]:
+        """Return the begins of as many of these elements as possible, relative to `low`, the begin of the first.
+
+        `tight`: each gap is one comma alone.
+        """
         data = self._window.data
         found = None if tight else _GAP.match(data, low + lengths[0])
         gap = found.group() if found else b","
-        # Pretty documents have one gap throughout: then this is, byte for byte, the text there.
+        # Pretty-printed documents have equal gaps: then the joined elements equal the text, byte for byte.
         if tight or data.startswith(gap.join(raws), low):
             return list(accumulate(map(len(gap).__add__, lengths[:-1]), initial=0))
         starts = [0]
@@ -233,8 +237,8 @@ class Framer:
             starts.append(found.end() - low)
         return starts
 
-    def _take(self, low: int, starts: list[int], lengths: list[int], *, sound: bool) -> None:
-        """A span of elements that begin behind the index `low`; `sound`: all is UTF-8, and none over the limit."""
+    def _add_span(self, low: int, starts: list[int], lengths: list[int], *, sound: bool) -> None:
+        """Take elements as a span that begins at the index `low`; `sound`: all are UTF-8 and within the limit."""
         self._flush()
         count, base = len(starts), self._window.base
         ends = list(map(add, starts, lengths))
@@ -247,7 +251,7 @@ class Framer:
         self.at = base + low + size
 
     def _adapt(self, size: int, span: Span) -> None:
-        """Choose how much is tried next, where a text of this size held a span."""
+        """Choose the size of the next try, after a try of this size gave a span."""
         mean = len(span.data) // len(span) + 1
         wish = min(max(SPAN_RECORDS * mean, SPAN_BYTES), MOST_SPAN_BYTES, MOST_RECORDS * mean)
         self._try = min(max(wish, 2 * mean), 2 * size, MOST_TRY)
@@ -264,10 +268,10 @@ class Framer:
 
     # -- one by one --------------------------------------------------------------------------------------------------
 
-    def _element(self) -> None:
+    def _take_one(self) -> None:
         """Take the element that begins at `at`."""
         begin, window, limit = self.at, self._window, self._limit
-        whole = self._pass(begin)
+        whole = self._skip_element(begin)
         length = self.at - begin
         data = window.data[begin - window.base : self.at - window.base] if whole else b""
         if length > limit:
@@ -279,26 +283,25 @@ class Framer:
             self._ready.append(Span(self._source, begin, b"", (0,), (0,), (self._ordinal,), faults))
         else:
             self._meter.parsed += length
-            code, fault = judge(data)
+            code, fault = check_record(data)
             if code == INVALID_JSON:
                 self._check(begin, data, complete=True)
-                raise self._break(begin, f"{self._this()} is no JSON value")
+                raise self._break(begin, f"{self._where()} is no JSON value")
             self._held.put(begin, self.at, self._ordinal, (length, code, fault) if code else None)
             if self._held.is_full():
                 self._flush()
         self._ordinal += 1
-        # A text is to hold several: where they are large, a short one fails each time.
+        # A try must hold several elements: with large ones, a short try always fails.
         self._try = min(max(self._try, 2 * length), MOST_TRY)
 
-    def _pass(self, begin: int) -> bool:
-        """Go behind the element that begins at `at`; whether its bytes are still there. Those of an element over the
-        limit are let go of."""
+    def _skip_element(self, begin: int) -> bool:
+        """Move `at` after the element that begins there; return False if its bytes were dropped (over the limit)."""
         window, limit, extent = self._window, self._limit, Extent()
         scalar = window.data[begin - window.base] not in b'{["'
         keep = begin
         while True:
             low = self.at - window.base
-            if scalar:  # up to the next sign that is in none
+            if scalar:  # up to the next byte that ends a number or a literal
                 found = _SCALAR.match(window.data, low)
                 high = found.end() if found else low
                 ended = high < len(window.data)
@@ -319,25 +322,24 @@ class Framer:
                 raise self._break(window.end, "")
 
     def _check(self, begin: int, text: bytes, *, complete: bool = False) -> None:
-        """Raise BrokenExport if no element begins as the text does, at the byte that makes it none; `complete`: the
-        text is all of it."""
+        """Raise BrokenExport at the bad byte if no element begins like this text; `complete`: the text is all of it."""
         self._meter.parsed += len(text)
         try:
             RAW.decode(without_surrogates(text))
         except msgspec.DecodeError as error:
             index, why = place_of(error, len(text))
             if complete or index + ESCAPE_BYTES < len(text):
-                why = f"{why}, in {self._this()}, which begins at byte {begin}"
+                why = f"{why}, in {self._where()}, which begins at byte {begin}"
                 raise self._break(begin + index, why) from None
         except RecursionError:
             pass
 
-    def _this(self) -> str:
+    def _where(self) -> str:
         return f"{self.noun} {self._ordinal} of the {self.whole}"
 
     def _endless(self, begin: int) -> BrokenExport:
         far = self._limit * LIMITS_PASSED
-        return self._break(begin, f"{self._this()} has no end within {far} bytes")
+        return self._break(begin, f"{self._where()} has no end within {far} bytes")
 
     def _break(self, at: int, why: str) -> BrokenExport:
         return self._window.broken(
@@ -346,8 +348,11 @@ class Framer:
 
 
 def _guesses(data: bytes, low: int, top: int) -> Iterator[int]:
-    """Where to cut the elements that begin at `low`: at the last comma before what begins like the first of them,
-    behind the last closing brace, at the last comma. All in the second half, so that a success is worth its cost."""
+    """Guess cuts in the second half of a text: a cut nearer to its begin is not worth the cost.
+
+    These are the last comma before a text that begins like the first element, the last closing brace, and the last
+    comma.
+    """
     middle = (low + top) // 2
     if head := _HEAD.match(data, low):
         begin = data.rfind(head.group(), middle, top)

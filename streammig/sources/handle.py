@@ -1,4 +1,4 @@
-"""Where an export lies: a file of this machine, or an object that a server gives by ranges."""
+"""Handles of exports: a local file, or an object on a server that is read by ranges."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from streammig.address import is_address
 from streammig.errors import MachineFault, Unusable
 
 
-class Standing(NamedTuple):
-    """What tells an opened export from any other. Whoever writes to it, or puts another in its place, changes it."""
+class FileIdentity(NamedTuple):
+    """The identity of an opened export. It changes if the export is written to or replaced."""
 
-    device: int  # -1 for an object, whose inode is a number made of its address
+    device: int  # -1 for an object; its inode is a hash of its address
     inode: int
     size: int
-    modified: int  # in nanoseconds; 0 of an object with an ETag
-    changed: int  # when its content, times, name or rights were changed last: nobody can set it back
+    modified: int  # in nanoseconds; 0 for an object with an ETag
+    changed: int  # nanoseconds of the last change of content, times, name or rights: nobody can set it back
     etag: str = ""  # of an object
 
-    def check(self, file: str, now: Standing) -> None:
-        """Raise `Unusable` unless the export is still what it was; its name and rights may have changed."""
+    def check(self, file: str, now: FileIdentity) -> None:
+        """Raise `Unusable` if the export has changed; its name and rights may change."""
         if now._replace(changed=self.changed) == self:
             return
         if now.size != self.size:
@@ -39,8 +39,8 @@ def changed(file: str, how: str) -> Unusable:
     return Unusable(
         "export-changed",
         f"{file}: the export changed while it was read: {how}",
-        "What was sent before stands in the checkpoint. Put the file back as it was, see to it that nobody writes"
-        " to it, and run the same command: it goes on from there.",
+        "The checkpoint holds all that was sent. Restore the file, make sure that nobody writes to it, and run the same"
+        " command: it goes on from there.",
     )
 
 
@@ -48,15 +48,15 @@ class Handle(Protocol):
     """An opened export, unbuffered."""
 
     def read(self, size: int, /) -> bytes | None:
-        """1 to `size` bytes, nothing at the end. Raises OSError, or a `Problem`."""
+        """Return 1 to `size` bytes, none at the end. Raises OSError, or a `Problem`."""
 
     def seek(self, offset: int, /) -> Any: ...
 
     def at(self, offset: int, length: int) -> bytes:
-        """The bytes at an offset, wherever the reading is."""
+        """Return the bytes at an offset, without a move of the read position."""
 
-    def standing(self) -> Standing:
-        """How it stands now, or stood when the server was asked last."""
+    def identity(self) -> FileIdentity:
+        """Return its identity now, or at the last answer of its server."""
 
     def close(self) -> None: ...
 
@@ -67,24 +67,24 @@ class LocalFile(io.FileIO):
     def at(self, offset: int, length: int) -> bytes:
         return os.pread(self.fileno(), length, offset)
 
-    def standing(self) -> Standing:
+    def identity(self) -> FileIdentity:
         found = os.fstat(self.fileno())
-        return Standing(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+        return FileIdentity(found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
 
 
 def open_file(file: str) -> Handle:
-    """The export, opened. Raises Unusable unless it is a regular file, or an object, that holds something."""
+    """Open an export. Raises Unusable if it is empty, or neither a regular file nor an object."""
     if is_address(file):
-        from streammig.sources.remote import RemoteObject  # an extra, which takes long to import
+        from streammig.sources.remote import RemoteObject  # its import is slow, and needs an extra
 
         handle: Handle = RemoteObject(file)
     else:
         handle = _open_local(file)
-    if not handle.standing().size:
+    if not handle.identity().size:
         handle.close()
         raise Unusable(
             "export-empty",
-            f"{file}: an export was looked for, the file is empty",
+            f"{file}: the export is empty",
             "Export again, or leave the file out.",
         )
     return handle
@@ -109,7 +109,7 @@ def _open_local(file: str) -> LocalFile:
 
 
 def no_entry(file: str, error: OSError | ValueError) -> Unusable:
-    """For a file that can't be opened."""
+    """Return the error for a file that can't be opened."""
     code = error.errno if isinstance(error, OSError) else None
     hints = {
         errno.ENOENT: "Check the name and the folder; the path of an array follows a #: FILE#path.to.array.",
@@ -120,7 +120,7 @@ def no_entry(file: str, error: OSError | ValueError) -> Unusable:
 
 
 def read_failed(file: str, offset: int, error: OSError) -> MachineFault:
-    """The disk's fault, not the export's: the same file may be read later."""
+    """Return the error for a failed read. The fault is the disk's: the same file may be readable later."""
     return MachineFault(
         "export-io",
         f"{file}: reading at byte {offset} failed: {os.strerror(error.errno or 0)}",

@@ -1,4 +1,4 @@
-"""NDJSON: one record a line. A decoder of lines proves nothing of that: msgspec's joins and splits lines."""
+"""NDJSON: one record a line. msgspec's `decode_lines` can't check that: it joins and splits lines."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ import msgspec
 
 from streammig.model import Span
 from streammig.sources.open import Meter
-from streammig.sources.valid import RAW, WHITE, decodes, is_cut_off, is_utf8, judge, too_large
-from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, Held, Window
+from streammig.sources.valid import RAW, WHITE, check_record, decodes, is_cut_off, is_utf8, too_large
+from streammig.sources.window import MOST_RECORDS, MOST_SPAN_BYTES, SpanBuilder, Window
 from streammig.target import Judge
 
 
 class Lines:
-    """The records of an NDJSON file from a place on.
+    """Reads the records of an NDJSON file from a place on, with lines counted from `ordinal`.
 
-    Lines are counted from `ordinal`. Where the first line is blank it counts as the end of the line before, since a
-    place may lie between the end of a record and its newline.
+    A place may lie between the end of a record and its newline. So a blank first line after a resume is the end of the
+    line before, and does not count.
     """
 
     def __init__(
@@ -29,8 +29,10 @@ class Lines:
         self._window, self._source, self._ordinal, self._limit, self._meter = window, source, ordinal, limit, meter
 
     def spans(self, at: int, *, resumed: bool) -> Iterator[Span]:
-        """Spans from the offset `at` on; `resumed`: it is not the file's beginning. Raises BrokenExport where the file
-        was cut inside its last line: behind the line before."""
+        """Return spans from the offset `at` on; `resumed`: it is not the file's beginning.
+
+        If the file ends inside its last line, raises BrokenExport after the line before.
+        """
         if resumed:
             at = self._past_blanks(at)
         window = self._window
@@ -43,7 +45,7 @@ class Lines:
                 yield from self._block(window.data[begin:end], at)
                 at = window.base + end + 1
             elif window.end - at > self._limit + 2:  # a line may end in white space: CR LF
-                held, at = self._long(at)
+                held, at = self._long_line(at)
                 yield from held
             elif not window.fill(at):
                 break
@@ -55,7 +57,7 @@ class Lines:
         yield from self._block(last, at)
 
     def _past_blanks(self, at: int) -> int:
-        """Behind the newline of the line that the place lies in, if only white space comes before it."""
+        """Return the offset after the next newline if only white space is before it, else of the first other byte."""
         window = self._window
         while True:
             rest = window.data[at - window.base :].lstrip(b" \t\r")
@@ -66,23 +68,23 @@ class Lines:
         return at + rest.startswith(b"\n")
 
     def _block(self, block: bytes, at: int) -> Iterator[Span]:
-        """The spans of whole lines, the last without its newline."""
+        """Return the spans of whole lines, the last without its newline."""
         self._meter.parsed += len(block)
         lines = block.split(b"\n")
         for first in range(0, len(lines), MOST_RECORDS):
             part = lines[first : first + MOST_RECORDS]
             data = block if len(part) == len(lines) else b"\n".join(part)
-            span = self._judged(part, data, at)
+            span = self._judged_lines(part, data, at)
             if span is None:
                 clean = is_utf8(data)
-                span = (self._together(part, data, at) if clean else None) or self._one_by_one(part, data, at, clean)
+                span = (self._valid_lines(part, data, at) if clean else None) or self._any_lines(part, data, at, clean)
             if span is not None:
                 yield span
             at += len(data) + 1
             self._ordinal += len(part)
 
-    def _judged(self, lines: list[bytes], data: bytes, at: int) -> Span | None:
-        """As `_together`, by a judge, if there is one."""
+    def _judged_lines(self, lines: list[bytes], data: bytes, at: int) -> Span | None:
+        """Return a span of lines that the judge has checked; None without a judge, or if it is not sure."""
         if self._judge is None:
             return None
         lengths = list(map(len, lines))
@@ -92,8 +94,8 @@ class Lines:
         ordinals = range(self._ordinal, self._ordinal + len(lines))
         return found and Span(self._source, at, data, starts, ends, ordinals, judged=found)
 
-    def _together(self, lines: list[bytes], data: bytes, at: int) -> Span | None:
-        """A span of lines in UTF-8 of which each is a valid record and nothing else; None if any is not."""
+    def _valid_lines(self, lines: list[bytes], data: bytes, at: int) -> Span | None:
+        """Return a span of lines in UTF-8; None if any line is not exactly one valid record."""
         try:
             lengths = list(map(len, map(RAW.decode, lines)))
         except (msgspec.DecodeError, RecursionError):
@@ -104,24 +106,24 @@ class Lines:
         ordinals = range(self._ordinal, self._ordinal + len(lines))
         return Span(self._source, at, data, starts, list(map(add, starts, lengths)), ordinals)
 
-    def _one_by_one(self, lines: list[bytes], data: bytes, at: int, clean: bool) -> Span | None:
-        """A span of any lines, None if all are blank; `clean`: they are UTF-8."""
-        held, base = Held(), at
+    def _any_lines(self, lines: list[bytes], data: bytes, at: int, clean: bool) -> Span | None:
+        """Return a span of any lines, with faults; None if all are blank. `clean`: they are UTF-8."""
+        held, base = SpanBuilder(), at
         for number, raw in enumerate(lines, self._ordinal):
             if line := raw.strip(WHITE):
                 begin, length = at + len(raw) - len(raw.lstrip(WHITE)), len(line)
                 if length > self._limit:
                     held.put(begin, begin, number, too_large(length, self._limit))
                 else:
-                    code, fault = ("", "") if clean and decodes(line) else judge(line)
+                    code, fault = ("", "") if clean and decodes(line) else check_record(line)
                     held.put(begin, begin + length, number, (length, code, fault) if code else None)
             at += len(raw) + 1
         return held.span(self._source, data, base) if held.starts else None
 
-    def _long(self, at: int) -> tuple[list[Span], int]:
-        """The record of a line that is longer than what is kept of one, and the offset behind it."""
-        window, number, held = self._window, self._ordinal, Held()
-        kept, first, last = b"", -1, 0  # the beginning of the record, its offset, and the offset behind it
+    def _long_line(self, at: int) -> tuple[list[Span], int]:
+        """Read a line that is longer than the limit; return its span, if it is not blank, and the offset after it."""
+        window, number, held = self._window, self._ordinal, SpanBuilder()
+        kept, first, last = b"", -1, 0  # the beginning of the record, its offset, and its end
         while True:
             end = window.data.find(b"\n", at - window.base)
             part = window.data[at - window.base : end if end >= 0 else None]
@@ -143,6 +145,6 @@ class Lines:
         if length > self._limit:
             held.put(first, first, number, too_large(length, self._limit))
         else:
-            code, fault = judge(kept[:length])  # the rest of the line is white space
+            code, fault = check_record(kept[:length])  # the rest of the line is white space
             held.put(first, last, number, (length, code, fault) if code else None)
         return [held.span(self._source, kept, first)], at + 1

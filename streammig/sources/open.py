@@ -1,4 +1,4 @@
-"""Opening an export: what a user types for it, and a file, plain or compressed, as one stream of bytes."""
+"""Opening an export: the parser of FILE#path, and a plain or compressed file as one stream of bytes."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from streammig.errors import AFTER_A_BREAK, BrokenExport, Problem, Unusable
-from streammig.sources.handle import Standing, no_entry, open_file, read_failed
+from streammig.sources.handle import FileIdentity, no_entry, open_file, read_failed
 from streammig.sources.packed import BZIP2, GZIP, MOST_WINDOW, XZ, ZSTD, compression, refuse_frame
 
 if sys.version_info >= (3, 14):  # pragma: no cover
@@ -23,24 +23,23 @@ if sys.version_info >= (3, 14):  # pragma: no cover
 else:
     from backports import zstd
 
-# Small, because what one call inflates to is lost where its frame turns out to be damaged.
+# Bytes to fetch at once. Small, because all output of one call is lost if its frame is damaged.
 COMPRESSED_BYTES = 64 * 1024
-HEADER_BYTES = 18  # of a file or a frame: enough to tell what it is
-# Bounds what one call inflates: 64 KiB of gzip may hold 64 MiB.
+HEADER_BYTES = 18  # enough of a file or a frame to detect its format
+# Most output bytes of one call: 64 KiB of gzip may hold 64 MiB.
 PIECE_BYTES = 256 * 1024
 
 
 @dataclass(slots=True)
 class Meter:
-    """Counts work, so that tests and the log can tell what a reading cost: bytes taken from files, bytes of JSON
-    handed to a parser (the same byte counts each time)."""
+    """Counts the cost of reading: bytes from files, and bytes parsed (a byte that is parsed twice counts twice)."""
 
     read: int = 0
     parsed: int = 0
 
 
 class _Decompressor(Protocol):
-    """One gzip member or zstd frame, as in the standard library's bz2, lzma and zstd."""
+    """A decompressor of one member or frame, as in the standard library's bz2, lzma and zstd."""
 
     @property
     def eof(self) -> bool: ...
@@ -52,7 +51,7 @@ class _Decompressor(Protocol):
 
 
 class _Member:
-    """A gzip member with the manners of `ZstdDecompressor`."""
+    """A decompressor of one gzip member with the interface of `ZstdDecompressor`."""
 
     def __init__(self) -> None:
         self._inflate = zlib.decompressobj(wbits=31)
@@ -68,7 +67,7 @@ class _Member:
 
     def decompress(self, data: bytes, max_length: int) -> bytes:
         out = self._inflate.decompress(self._inflate.unconsumed_tail + data, max_length)
-        # A full answer may leave some behind even with all input taken.
+        # After a full output some may be left inside, even if all input was taken.
         self.needs_input = len(out) < max_length and not self._inflate.unconsumed_tail
         return out
 
@@ -83,11 +82,13 @@ _DAMAGED = (zlib.error, zstd.ZstdError, lzma.LZMAError, OSError, EOFError)  # bz
 
 
 class Stream:
-    """The bytes of a file, decompressed: all its members or frames, one behind the other. `offset` is that of the next
-    byte, `compression` is "", "gzip", "zstd", "xz" or "bzip2". `behind` is what was left out behind the last frame."""
+    """The decompressed bytes of a file: all its members or frames, one after the other.
+
+    `offset` is that of the next byte. `compression` is "", "gzip", "zstd", "xz" or "bzip2". `behind` says what was
+    skipped after the last frame, or "". Raises Unusable if the file can't be opened.
+    """
 
     def __init__(self, file: str, meter: Meter) -> None:
-        """Raises Unusable if it can't be opened."""
         self.offset, self.behind = 0, ""
         self._file, self._meter, self._handle = file, meter, open_file(file)
         try:
@@ -106,8 +107,10 @@ class Stream:
         self._broken: BrokenExport | None = None
 
     def read(self, size: int) -> bytes:
-        """1 to `size` bytes, b"" at the end. Raises BrokenExport where the file can't be read on, and again if asked
-        again; every byte before was returned."""
+        """Return 1 to `size` bytes, b"" at the end.
+
+        If the file can't be read on, raises BrokenExport, now and at each later call; all bytes before were returned.
+        """
         if not self.compression:
             data = self._fetch(size)
         else:
@@ -117,16 +120,16 @@ class Stream:
         return data
 
     def seek(self, offset: int) -> None:
-        """Go forward to an offset; beyond the end is the end."""
+        """Go forward to an offset, or to the end if that comes first."""
         if not self.compression:
             self._handle.seek(offset)
             self.offset = offset
         while self.offset < offset and self.read(offset - self.offset):
             pass
 
-    def standing(self) -> Standing:
-        """How the file below stands."""
-        return self._handle.standing()
+    def identity(self) -> FileIdentity:
+        """Return the identity of the file now."""
+        return self._handle.identity()
 
     def close(self) -> None:
         self._handle.close()
@@ -141,7 +144,7 @@ class Stream:
 
     def _inflate(self) -> Iterator[bytes]:
         kind = self.compression
-        waiting, taken = b"", 0  # read but not yet given to a frame, and the offset in the file where that begins
+        waiting, taken = b"", 0  # bytes read, but not given to a frame yet, and their offset in the file
         while True:
             while True:
                 if taken:
@@ -161,11 +164,11 @@ class Stream:
                 if frame.needs_input:
                     given, waiting = waiting or self._fetch(COMPRESSED_BYTES), b""
                     if not given:
-                        raise self._break(f"the compressed file is cut, it ends at byte {taken} inside its {kind} data")
+                        raise self._break(f"the compressed file is cut: it ends at byte {taken} inside its {kind} data")
                 try:
                     data = frame.decompress(given, PIECE_BYTES)
                 except _DAMAGED:
-                    why = f"the {kind} data is damaged behind byte {taken} of the compressed file"
+                    why = f"the {kind} data is damaged after byte {taken} of the compressed file"
                     raise self._break(why) from None
                 taken += len(given)
                 if data:
@@ -174,11 +177,13 @@ class Stream:
             taken -= len(waiting)
 
     def _unpadded(self, data: bytes) -> bytes:
-        """What stands behind a member, without padding. Tapes and some tools pad with zeros, which gzip and xz allow,
-        and transfers as text end a file in a line break. No member begins with one of these."""
+        """Remove padding after a member. Tapes and some tools pad with zeros, which gzip and xz allow.
+
+        Transfers in text mode add line breaks. No member begins with any of these bytes.
+        """
         left = data.lstrip(b"\0\r\n" if self.compression in (GZIP, XZ) else b"\r\n")
         if data[: len(data) - len(left)].strip(b"\0"):
-            self.behind = f"line breaks behind the {self.compression} data"
+            self.behind = f"line breaks after the {self.compression} data"
         return left
 
     def _fetch(self, size: int) -> bytes:
@@ -190,33 +195,32 @@ class Stream:
         return data
 
     def _break(self, why: str) -> BrokenExport:
-        # Everything that was inflated has been returned by now: pieces are asked for one at a time.
+        # All output was returned before: pieces are made one at a time, on demand.
         return BrokenExport(self._file, self.offset, why, AFTER_A_BREAK)
 
 
 # -- names and paths --------------------------------------------------------------------------------------------------
 
 Path = tuple[str | int, ...]
-"""The way to a value in a document: keys of objects and indexes of arrays; () is the document itself."""
+"""The path of a value in a document: keys of objects and indexes of arrays; () is the document itself."""
 
-# A JSON string (for keys with dots, quotes, spaces at an end, or nothing in them), or anything without a dot.
+# A JSON string (for empty keys, or keys with dots, quotes or outer spaces), or any text without a dot.
 _SEGMENT = re.compile(r'"(?:[^"\\]|\\.)*"|[^."][^.]*')
 
 
 class Input(NamedTuple):
-    """One file of a stage. `path` holds the segments towards the array, None: it is to be found."""
+    """One file of a stage. `path` has the segments of the array's path; None: the array must be found."""
 
     file: str
     path: tuple[str, ...] | None = None
 
 
 def parse_input(text: str) -> Input:
-    """`FILE` or `FILE#path.to.array`; `FILE#` is the array that the whole document is.
+    """Parse `FILE` or `FILE#path.to.array`; `FILE#` means that the whole document is the array.
 
-    Segments are separated by dots; a segment in double quotes is a JSON string and may hold anything
-    (`export.json#data."odd.key"`); one of digits is a key or else an index. If the whole text names something that
-    exists, it is that file's name; otherwise the last `#` before which a file's name stands divides it.
-    Raises Unusable for a path that can't be read.
+    Segments are separated by dots. A segment in double quotes is a JSON string (`export.json#data."odd.key"`). One of
+    digits is a key or an index. A text that is the name of an existing file is that file. Else the path begins after
+    the last `#` that follows the name of an existing file. Raises Unusable for an invalid path.
     """
     if "#" not in text or os.path.lexists(text):
         return Input(text)
@@ -233,7 +237,7 @@ def _segments(text: str, path: str) -> tuple[str, ...]:
         if match is None or (match.end() < len(path) and path[match.end()] != "."):
             raise Unusable(
                 "path-invalid",
-                f"{text}: the path behind # can't be read at its character {at + 1}",
+                f"{text}: the path after # can't be read at its character {at + 1}",
                 'Write it like data.customers; put a key with a dot or a quote in double quotes: data."odd.key".',
             )
         segments.append(_segment(text, match.group()))
@@ -253,7 +257,7 @@ def _segment(text: str, segment: str) -> str:
 
 
 def path_text(path: Path) -> str:
-    """The path as it is typed behind `#`."""
+    """Return the path as a user types it after `#`."""
     return ".".join(_typed(str(segment)) for segment in path)
 
 
@@ -263,5 +267,5 @@ def _typed(segment: str) -> str:
 
 
 def leads_to(wanted: tuple[str, ...], path: Path) -> bool:
-    """Whether the typed segments mean this path."""
+    """Tell whether the typed segments mean this path."""
     return len(wanted) == len(path) and all(segment == str(step) for segment, step in zip(wanted, path, strict=True))

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 
 from streammig.address import parted
 from streammig.errors import MachineFault, Unusable
-from streammig.sources.handle import Standing, changed
+from streammig.sources.handle import FileIdentity, changed
 
 if TYPE_CHECKING:
     from obstore import GetOptions, ObjectMeta
     from obstore.store import ClientConfig, ObjectStore, RetryConfig
 
-BLOCK_BYTES = 4 * 1024 * 1024  # of one request: so long that its round trip is a small part of it
-PART_BYTES = 1  # as they come: what came before a connection was cut is kept
+BLOCK_BYTES = 4 * 1024 * 1024  # bytes of one request: so many that the round trip is a small part of it
+PART_BYTES = 1  # take bytes as they come: those before a lost connection are kept
 CLIENT: ClientConfig = {"allow_http": True, "connect_timeout": "10s", "read_timeout": "60s", "timeout": "10m"}
 RETRY: RetryConfig = {
     "max_retries": 6,
@@ -32,15 +32,15 @@ CREDENTIALS = {
 
 
 class RemoteObject:
-    """An object as a `Handle`: each request asks for the object that was found first, by its ETag (If-Match).
+    """An object on a server as a `Handle`. Each request names the ETag of the first answer (If-Match).
 
-    Credentials are those of the environment. They never stand in an address, which is kept and shown.
+    Credentials come from the environment. They are never part of an address, which is kept and shown. Raises Unusable
+    if the object can't be read, and MachineFault if the server can't be reached.
     """
 
     def __init__(self, address: str) -> None:
-        """Raises Unusable if the object can't be had, MachineFault if the server can't be reached."""
         self._address, self._offset = address, 0
-        self._block, self._base = b"", 0  # what was fetched last, and where it begins
+        self._block, self._base = b"", 0  # the last fetch, and its offset
         self._scheme, place, key = parted(address)
         try:
             import obstore
@@ -52,7 +52,7 @@ class RemoteObject:
                 "Install it: pip install 'streammig[object-stores]'",
             ) from None
         self._obstore, self._key = obstore, key
-        with self._told(0):
+        with self._translated(0):
             match self._scheme:
                 case "s3":
                     self._store: ObjectStore = S3Store(place, client_options=CLIENT, retry_config=RETRY)
@@ -62,7 +62,7 @@ class RemoteObject:
                     self._store = AzureStore(place, client_options=CLIENT, retry_config=RETRY)
                 case _:
                     self._store = HTTPStore(place, client_options=CLIENT, retry_config=RETRY)
-            self._standing = self._stands(obstore.head(self._store, key))
+            self._identity = self._identity_of(obstore.head(self._store, key))
 
     def read(self, size: int, /) -> bytes:
         if not self._base <= self._offset < self._base + len(self._block):
@@ -81,26 +81,28 @@ class RemoteObject:
             data += more
         return data
 
-    def standing(self) -> Standing:
-        return self._standing
+    def identity(self) -> FileIdentity:
+        return self._identity
 
     def close(self) -> None:
         self._block = b""
 
     def _fetch(self, offset: int, length: int) -> bytes:
-        """1 to `length` bytes, none behind the end. Where a connection was cut, what came before: the next request
-        goes on behind it."""
-        end = min(offset + length, self._standing.size)
+        """Return 1 to `length` bytes, none after the end.
+
+        After a lost connection, returns the bytes before; the next request goes on from there.
+        """
+        end = min(offset + length, self._identity.size)
         if offset >= end:
             return b""
         options: GetOptions = {"range": (offset, end)}
-        if self._standing.etag and not self._standing.etag.startswith("W/"):  # a weak one never matches
-            options["if_match"] = self._standing.etag
+        if self._identity.etag and not self._identity.etag.startswith("W/"):  # a weak one never matches
+            options["if_match"] = self._identity.etag
         parts: list[bytes] = []
-        with self._told(offset):
+        with self._translated(offset):
             found = self._obstore.get(self._store, self._key, options=options)
             # A server may ignore If-Match.
-            self._standing.check(self._address, self._stands(found.meta))
+            self._identity.check(self._address, self._identity_of(found.meta))
             try:
                 parts.extend(map(bytes, found.stream(min_chunk_size=PART_BYTES)))
             except self._obstore.exceptions.BaseError:
@@ -108,15 +110,15 @@ class RemoteObject:
                     raise
         return b"".join(parts)
 
-    def _stands(self, meta: ObjectMeta) -> Standing:
+    def _identity_of(self, meta: ObjectMeta) -> FileIdentity:
         etag = meta["e_tag"] or ""
         name = int.from_bytes(hashlib.sha256(self._address.encode()).digest()[:7], "big")
         modified = 0 if etag else int(meta["last_modified"].timestamp()) * 10**9
-        return Standing(-1, name, meta["size"], modified, 0, etag)
+        return FileIdentity(-1, name, meta["size"], modified, 0, etag)
 
     @contextmanager
-    def _told(self, offset: int) -> Iterator[None]:
-        """Raise what obstore says as a problem. Its own words may hold a signed address, so they are not shown."""
+    def _translated(self, offset: int) -> Iterator[None]:
+        """Turn errors of obstore into problems. Its messages may hold a signed address, so they are not shown."""
         kinds = self._obstore.exceptions
         refused = kinds.PermissionDeniedError, kinds.UnauthenticatedError
         where, hint = f"{self._address}: the export can't be read: ", ""
@@ -127,15 +129,15 @@ class RemoteObject:
         except FileNotFoundError:
             raise Unusable("export-unreadable", where + "the server has no such object", "Check the address.") from None
         except refused:
-            raise Unusable("export-unreadable", where + "the server refuses to give it", hint) from None
+            raise Unusable("export-unreadable", where + "the server refuses access to it", hint) from None
         except kinds.PreconditionError:
-            raise changed(self._address, "the server has another object there now") from None
+            raise changed(self._address, "the object was replaced on the server") from None
         except kinds.NotSupportedError:
-            said = "the server does not give ranges of it"
+            said = "the server does not support ranges"
             raise Unusable("export-unreadable", where + said, "Download it, and name the file.") from None
         except (kinds.BaseError, OSError, ValueError):
             raise MachineFault(
                 "export-io",
                 f"{self._address}: reading at byte {offset} failed: the server gives no usable answer",
-                f"Look after address and network, then run the same command: it goes on from there. {hint}".strip(),
+                f"Check the address and the network, then run the same command: it goes on from there. {hint}".strip(),
             ) from None

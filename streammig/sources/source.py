@@ -1,4 +1,4 @@
-"""What an export is to those who read it."""
+"""The protocol of a source: the records of one stage."""
 
 from __future__ import annotations
 
@@ -30,38 +30,37 @@ class Source(Protocol):
     """The records of one stage, in a stable order, from any place on.
 
     Synchronous: it is read in a thread or another process. `spans` may be called any number of times, also while an
-    earlier iterator is open; each call opens the files and closes them when its iterator is closed or ends. The same
-    place always yields the same records, however they are cut into spans.
+    earlier iterator is open. Each call opens the files, and closes them when its iterator ends or is closed. The same
+    place always yields the same records, but perhaps in other spans.
 
-    Raises `Unusable` before the first span if a file can't be opened or has no such array, and `BrokenExport` behind
-    the last good record where a file can't be read on; with `told` that is told to it, and the next file goes on. It is
-    also told what stands behind a whole document (`BrokenExport.whole`), which else is passed over. A record that is no
-    record but whose end is known is one of the span's faults, not an error. Raises `Unusable` too, and hands out no
-    record more, once a file is not what it was when this source was made.
+    Raises `Unusable` before the first span if a file can't be opened or has no such array. Raises `Unusable` and yields
+    no more records if a file has changed since this source was made. Raises `BrokenExport` after the last good record
+    if a file can't be read on; if `told` is given, calls it instead, and goes on with the next file. Also calls it for
+    text after a complete document (`BrokenExport.whole`), which is ignored otherwise. A bad record with a known end is
+    a fault in its span, not an error.
     """
 
     def spans(self, start: Place = START, told: Told | None = None) -> Iterator[Span]:
-        """Spans beginning with the source record that `start` lies in or before; no span is empty.
+        """Return spans from the first source record at or after `start`; no span is empty.
 
-        `start.offset` is either the offset of a record's first byte or lies between the end of one record and the
-        beginning of the next. `start.ordinal` is the ordinal of the next record to be yielded. A place in a later file
-        passes over the earlier ones without opening them.
+        `start.offset` is the first byte of a record, or lies between two records. `start.ordinal` is the ordinal of the
+        next record. Files before that of `start` are not opened.
         """
         ...
 
     @property
     def header(self) -> Collection[str] | None:
-        """The names of the fields in the headers of all files; None where a file is no table."""
+        """The names of the fields in the headers of all files; None if a file is no table."""
         return None
 
     def fingerprints(self) -> Sequence[dict[str, Any]]:
-        """For each file, in order, what binds a checkpoint to it: JSON-ready, cheap at any size, no content."""
+        """Return a fingerprint of each file, in order: JSON-ready, cheap at any size, without content."""
         ...
 
     def before(self, place: Place) -> str:
-        """A hash of what stands before a place in its file, "" where that can't be told cheaply."""
+        """Return a hash of the bytes before a place in its file; "" if that is not cheap."""
         return ""
 
     def unchanged(self) -> None:
-        """Raise `Unusable` unless every file is still what it was when this source was made."""
+        """Raise `Unusable` if a file has changed since this source was made."""
         ...

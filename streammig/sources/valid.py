@@ -1,4 +1,4 @@
-"""Whether the bytes of one record are valid: RFC 8259 in UTF-8 without lone surrogates."""
+"""Validation of one record's bytes: RFC 8259 in UTF-8 without lone surrogates."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ RAW = msgspec.json.Decoder(msgspec.Raw)
 _AT = re.compile(r" \(byte (\d+)\)$")
 
 Fault = tuple[int, str, str]
-"""The record's full length in bytes, a code, and what is wrong, without a value of the record."""
+"""The record's full length in bytes, a code, and a message, without a value of the record."""
 
 
 def decodes(data: bytes) -> bool:
-    """Whether the bytes are one JSON value, by its grammar and escapes."""
+    """Tell whether the bytes are one JSON value by grammar and escapes; UTF-8 is not checked."""
     try:
         RAW.decode(data)
     except (msgspec.DecodeError, RecursionError):
@@ -26,18 +26,18 @@ def decodes(data: bytes) -> bool:
     return True
 
 
-def judge(data: bytes) -> tuple[str, str]:
-    """The code and the fault of a record's bytes, ("", "") if they are valid."""
+def check_record(data: bytes) -> tuple[str, str]:
+    """Check a record's bytes; return a code and a message, ("", "") if they are valid."""
     try:
         RAW.decode(data)
     except RecursionError:
-        return TOO_DEEP, "the record is nested deeper than the parser goes"
+        return TOO_DEEP, "the record is nested too deeply for the parser"
     except msgspec.DecodeError as error:
         at, why = place_of(error, len(data))
         if not decodes(without_surrogates(data)):
             return INVALID_JSON, f"no valid JSON at byte {at + 1} of the record: {why}"
         code = LONE_SURROGATE
-        fault = f"an escaped surrogate near byte {at + 1} of the record stands without its other half"
+        fault = f"an escaped surrogate near byte {at + 1} of the record lacks its other half"
     else:
         code = fault = ""
     if bad := utf8_fault(data):
@@ -50,7 +50,7 @@ def too_large(length: int, limit: int) -> Fault:
 
 
 def utf8_fault(data: bytes) -> str:
-    """What is wrong with the record's UTF-8, "" if nothing."""
+    """Return a message about invalid UTF-8 in a record; "" if it is valid."""
     try:
         data.decode()
     except UnicodeDecodeError as error:
@@ -63,18 +63,18 @@ def is_utf8(data: bytes) -> bool:
 
 
 def is_cut_off(data: bytes) -> bool:
-    """Whether the bytes are the beginning of JSON that goes on."""
+    """Tell whether the bytes are truncated JSON."""
     try:
         RAW.decode(data)
     except RecursionError:
         return False
     except msgspec.DecodeError as error:
-        return bool(data) and _AT.search(str(error)) is None  # only what is truncated is wrong at no byte
+        return bool(data) and _AT.search(str(error)) is None  # only the message for truncated input names no byte
     return False
 
 
 def place_of(error: msgspec.DecodeError, length: int) -> tuple[int, str]:
-    """The index of the byte where a decoder failed, and why; `length` is where truncated input ends."""
+    """Return the index of the byte where a decoder failed, and why; `length` if the input was truncated."""
     text = str(error)
     found = _AT.search(text)
     if found is None:
@@ -83,8 +83,8 @@ def place_of(error: msgspec.DecodeError, length: int) -> tuple[int, str]:
 
 
 def without_surrogates(data: bytes) -> bytes:
-    """The same number of bytes with harmless escapes in place of surrogates.
+    """Replace the escapes of surrogates by others of the same length, for a check of the grammar alone.
 
-    An escaped backslash before `ud` becomes another valid string of the same length: only the grammar counts here.
+    An escaped backslash before `ud` changes, too, into another valid string.
     """
     return data.replace(b"\\ud", b"\\u0").replace(b"\\uD", b"\\u0")

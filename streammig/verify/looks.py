@@ -144,7 +144,7 @@ class Looks:
                 return found
             if context.stopping:
                 return None
-            self._reachable.doubt()
+            self._reachable.suspend()
             await self._reachable.wait()
         return None if context.stopping else UNTOLD
 

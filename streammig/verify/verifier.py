@@ -61,8 +61,10 @@ class Verifier:
             )
         run_id: str = (await self.run.store.read(lambda file: file.run))["id"]
         work = await read(Work, work_path(self.state_folder, run_id))
+        mappings = {name: it.mapping for name, it in self.run.reading.inputs.items()}
+        binding = json.dumps([self.count, held, mappings])  # an interrupted verify goes on where this is the same
         with closing(work):
-            await read(work.begin, self._binding(held), {name: self._comparable(name) for name in held})
+            await read(work.begin, binding, {name: self._comparable(name) for name in held})
             looks = await self._looks(work, held)
             if not await looks.all():
                 return None
@@ -84,11 +86,6 @@ class Verifier:
                 batches, records, units = batches + 1, records + it.tally.records, units + it.tally.units
             found[name] = Held(batches, records, units, whole - units)
         return found
-
-    def _binding(self, held: Mapping[str, Held]) -> str:
-        """What a verify depends on: it goes on from an interrupted one only where this is the same."""
-        mappings = {name: it.mapping for name, it in self.run.reading.inputs.items()}
-        return json.dumps([self.count, held, mappings])
 
     async def _looks(self, work: Work, held: Mapping[str, Held]) -> Looks:
         known: dict[str, set[tuple[int, ...]]] = {}

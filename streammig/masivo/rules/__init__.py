@@ -7,10 +7,9 @@ from typing import Any
 
 from streammig.masivo.rules.base import StageRules
 from streammig.masivo.rules.customers import CustomerRules
-from streammig.masivo.rules.events import EventRules
+from streammig.masivo.rules.grouped import EventRules, TransactionRules
 from streammig.masivo.rules.options import RuleOptions
 from streammig.masivo.rules.reasons import CODES, FILTERS
-from streammig.masivo.rules.transactions import TransactionRules
 
 __all__ = ["CODES", "FILTERS", "CustomerRules", "EventRules", "RuleOptions", "StageRules", "TransactionRules", "rules"]
 

@@ -178,7 +178,8 @@ class Cutting:
                 block.bodies[begin:end] = left
                 block.cut = True
             if spelt_oddly(joined, there):  # perhaps only in a part that was cut
-                block.odd.update([at for at in range(begin, end) if _spelt_oddly(block.bodies[at])])
+                alone = enumerate(block.bodies[begin:end], begin)
+                block.odd.update([at for at, body in alone if spelt_oddly(body, signs(body))])
 
     def _cut_extras(self, block: Block, begin: int, models: Sequence[Any], bodies: list[bytes]) -> int | None:
         """Cut the decoded unknown fields from the bodies of a run.
@@ -289,7 +290,3 @@ class Cutting:
             if len(unknown.reasons) < _MEMO:
                 unknown.reasons[marks] = reason
         return reason
-
-
-def _spelt_oddly(body: bytes) -> bool:
-    return spelt_oddly(body, signs(body))
