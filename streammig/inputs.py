@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from typing import Any, NamedTuple, ParamSpec, Protocol, TypeVar
 from streammig.checkpoint import MISSED, Checkpoint, Store
 from streammig.context import in_thread
 from streammig.dedup import KeyIndex, absent, owners_twice, repeated
-from streammig.errors import Unusable
+from streammig.errors import UnknownOutcome, Unusable
 from streammig.fields import FieldMapping
 from streammig.grouping import GroupedSource, OfRows, grouped_folder
 from streammig.mapping import mapping_mark
@@ -145,17 +146,21 @@ class Reading:
     async def rules(self, name: str, sealed: Sequence[Range] = ()) -> Rules:
         """The rules of a stage with everything around them that leaves records out.
 
-        `sealed`: ranges of records that are in a batch already, and stay in it.
+        `sealed`: ranges of records that are in a batch already, and stay in it. Raises like `undecided`.
         """
+        undecided = await self.undecided() if name != self.owners else frozenset[str]()
+        return await self._rules(name, undecided, sealed)
+
+    async def _rules(self, name: str, undecided: frozenset[str], sealed: Sequence[Range] = ()) -> Rules:
         rules, index = self.inputs[name].rules, self.indexes.get(name)
+        marks = self.inputs[name].source.fingerprints()
         if name == self.owners:
-            return rules if index is None else WithoutRepeated(rules, partial(repeated, index))
-        undecided = await self.undecided()
+            return rules if index is None else WithoutRepeated(rules, partial(repeated, index, marks))
         elsewhere = self.owners in self.indexes or bool(self.left)
         if undecided or elsewhere or await self.store.read(Checkpoint.has_absent):
             rules = WithOwners(rules, self.absent(undecided), sealed)
         if index is not None:
-            rules = WithoutRepeated(rules, partial(owners_twice, index))
+            rules = WithoutRepeated(rules, partial(owners_twice, index, marks))
         if index is not None and self.balanced and self.owners in self.indexes:
             rules = WithBalance(rules, self.inputs[name].rules, self.indexes[self.owners])
         return rules
@@ -168,13 +173,32 @@ class Reading:
         return partial(absent_or_undecided, known, undecided)
 
     async def undecided(self) -> frozenset[str]:
-        """The customers of parked batches. They may be missing at the target."""
+        """The customers of parked batches. They may be missing at the target.
+
+        Raises `UnknownOutcome` if a parked batch has lost its body, so that its customers are not known.
+        """
         parked = await self.store.read(lambda file: file.batches(self.owners, BatchState.PARKED))
+        if await self.store.read(lambda file: [it for it in parked if not file.outbox.holds(it)]):
+            await self.decided(self.owners)
         return frozenset([record.owner for batch in parked for record in await self.store.records(batch)])
 
+    async def decided(self, name: str) -> None:
+        """Raise `UnknownOutcome` if a stage has a batch with an unknown outcome."""
+        states = (BatchState.UNKNOWN, BatchState.PARKED)
+        left = await self.store.read(lambda file: file.batches(name, *states))
+        if left:
+            numbers = ", ".join(str(batch.seq) for batch in left[:20])
+            raise UnknownOutcome(
+                "outcome-unknown",
+                f"{name}: the outcome of batch{'es' if len(left) > 1 else ''} {numbers} is unknown",
+                "Not sent again. Show what is known, and decide: "
+                + shlex.join(["streammig", "resolve", str(self.lookup.path)]),
+            )
+
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
-        """As the function `first_records`, by the rules of this run."""
-        return await self.read(first_records, self.inputs[name].source, await self.rules(name), count, start, sealed)
+        """As the function `first_records`, by the rules of this run once everything is decided."""
+        rules = await self._rules(name, frozenset())
+        return await self.read(first_records, self.inputs[name].source, rules, count, start, sealed)
 
     async def unchanged(self) -> None:
         """Raise `Unusable` if a file has changed since the run began."""

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from streammig.checkpoint import Checkpoint, Mark, Store, spread
 from streammig.context import Context
 from streammig.delivery.reads import Reads
 from streammig.errors import Unusable
 from streammig.inputs import Reading
-from streammig.model import BatchState, Record
+from streammig.model import BatchState, Record, spoken_place
 from streammig.target import Seen
 from streammig.telemetry import Waiting, Warned
 
@@ -71,8 +70,8 @@ class Preflight:
 
     def _named(self, stage: str, records: list[Record]) -> str:
         """The ordinals and files of these records, for a message."""
-        files = [Path(mark["file"]).name for mark in self.reading.inputs[stage].source.fingerprints()]
-        return ", ".join(f"record {it.position.ordinal:,} of {files[it.position.source]}" for it in records)
+        marks = self.reading.inputs[stage].source.fingerprints()
+        return ", ".join(spoken_place(it.position, marks) for it in records)
 
     async def _there(self, name: str, records: list[Record]) -> list[Record]:
         """The records that the target shows as they would be sent, if that is most of them, else none.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import pickle
-import shlex
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from streammig.delivery.reads import Connection
 from streammig.delivery.reconcile import Policy, Reconciler
 from streammig.delivery.sender import Reachability, Sender, SendOptions
 from streammig.delivery.sizes import Sizes
-from streammig.errors import BrokenExport, MachineFault, Problem, UnknownOutcome, Unusable, counted
+from streammig.errors import BrokenExport, MachineFault, Problem, Unusable, counted
 from streammig.grouping import GroupedSource
 from streammig.inputs import Reading
 from streammig.model import BatchState
@@ -81,7 +80,7 @@ class Run:
         elif not await self.barrier().wait(before, last=True):
             return False
         for name in self.reading.inputs:
-            await self._no_unknown(name)
+            await self.reading.decided(name)
         return whole
 
     async def _look_ahead(self) -> None:
@@ -168,11 +167,11 @@ class Run:
         left = await self.store.read(
             lambda file: file.batches(self.reading.owners, BatchState.UNKNOWN, BatchState.PARKED)
         )
-        lost = await self.store.read(lambda file: [it for it in left if not file.outbox.holds(it)])
-        if lost or any(batch.state is BatchState.UNKNOWN for batch in left):
-            await self._no_unknown(self.reading.owners)
+        undecided = await self.reading.undecided()
+        if any(batch.state is BatchState.UNKNOWN for batch in left):
+            await self.reading.decided(self.reading.owners)
         if left and len(self.reading.inputs) > 1:
-            count = counted(len(await self.reading.undecided()), "customer")
+            count = counted(len(undecided), "customer")
             numbers = ", ".join(str(batch.seq) for batch in left)
             text = (
                 f"{count} of batch {numbers} may not be at the target: their events and transactions become dead"
@@ -275,18 +274,6 @@ class Run:
     async def verify(self, name: str) -> None:
         """Raise `MachineFault` unless the stage's totals add up."""
         check_totals(name, await self.store.read(lambda file: file.totals(name)))
-
-    async def _no_unknown(self, name: str) -> None:
-        states = (BatchState.UNKNOWN, BatchState.PARKED)
-        left = await self.store.read(lambda file: file.batches(name, *states))
-        if left:
-            numbers = ", ".join(str(batch.seq) for batch in left[:20])
-            raise UnknownOutcome(
-                "outcome-unknown",
-                f"{name}: the outcome of batch{'es' if len(left) > 1 else ''} {numbers} is unknown",
-                "Not sent again. Show what is known, and decide: "
-                + shlex.join(["streammig", "resolve", str(self.reading.lookup.path)]),
-            )
 
 
 def check_totals(name: str, totals: Totals) -> None:

@@ -170,6 +170,23 @@ def test_i3_of_a_batch_of_unknown_outcome_whose_body_is_lost_nothing_is_sent(she
         assert target.ledger()["requests"]["transactions"] == {"reset": 1}
 
 
+def test_followers_wait_for_a_parked_batch_of_customers_whose_body_is_lost(shell: Shell) -> None:
+    rules: list[dict[str, Any]] = [{"on": "customers", "nth": 1, "do": "reset", "at": "body"}]
+    with sandbox(*rules) as target:
+        write(shell.folder / "e.json", [customer(f"c{number}") for number in range(20)])
+        write(shell.folder / "t.json", [{"id": f"c{number}", "transactions": [transaction(1)]} for number in range(20)])
+        files = ["--customers", "e.json", "--unchecked"]
+        assert shell.run(target.url, *files).code == 4
+        shutil.rmtree(outbox_path(shell.checkpoint))
+        files += ["--transactions", "t.json"]
+        for _ in range(2):  # whose batch it is, nobody knows: the user decides, or nothing goes on
+            ended = shell.run(target.url, *files)
+            assert (ended.code, ended.problem) == (4, "outcome-unknown"), ended.err
+        assert shell("resolve", shell.checkpoint.name, 1, "--not-landed").code == 0
+        assert shell.run(target.url, *files, "--bodies-lost").code == 3
+        assert "transactions" not in target.ledger()["requests"]
+
+
 def test_the_room_of_the_outbox_is_bounded_by_the_settings_and_by_the_export(tmp_path: Path) -> None:
     settings, path = Settings(concurrency=4, max_bytes=4_000_000, most_parked=3), tmp_path / "c"
     marks = {"customers": [{"length": 10**12}], "events": [{"length": 10}]}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
+import sqlite3
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from itertools import count
@@ -14,11 +15,13 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint, FenceFile, Mark, Totals, fence_path
+from streammig.checkpoint.sqlite import SharedFile
 from streammig.cli import resolve
 from streammig.cli.run import resume_command
 from streammig.errors import MachineFault, UnknownOutcome, Unusable
 from streammig.migration import Migration
 from streammig.model import BatchState, Kind, Place, Receipt, Record, Tally
+from streammig.ratelimit.state import AccountState
 from streammig.run import check_totals
 from streammig.target import Seen
 from streammig.telemetry import Answered
@@ -119,6 +122,25 @@ def test_a_fence_only_rises_and_is_kept_for_each_checkpoint(tmp_path: Path) -> N
     assert [(it.name, it.stat().st_mode & 0o777) for it in path.parent.iterdir()] == [("a.fence", 0o600)]
 
 
+@pytest.mark.parametrize("kind", [FenceFile, AccountState])
+def test_a_crash_in_the_first_commit_of_a_shared_file_leaves_none(tmp_path: Path, kind: type[SharedFile]) -> None:
+    made, left = tmp_path / "made", tmp_path / "left"
+    made.touch()
+    db = sqlite3.connect(made, isolation_level=None)
+    for pragma in ("journal_mode = TRUNCATE", "cache_size = 1"):  # so pages are written before the commit
+        db.execute(f"PRAGMA {pragma}")
+    db.execute("BEGIN IMMEDIATE")
+    for number in range(200):
+        db.execute(f"CREATE TABLE t{number} (x)")
+    for end in ("", "-journal"):
+        shutil.copy(f"{made}{end}", f"{left}{end}")
+        assert Path(f"{left}{end}").stat().st_size
+    db.close()
+    assert not kind.is_there(left)
+    kind(left).close()
+    assert kind.is_there(left)
+
+
 @pytest.mark.parametrize(
     ("stage", "begin", "covered"),
     [
@@ -134,8 +156,9 @@ def test_a_mark_covers_what_begins_before_its_place(stage: int, begin: Place, co
     assert Mark(1, 1, Place(0, 90, 2, 4)).covers(stage, begin) is covered
 
 
-@pytest.mark.parametrize("concurrency", [1, 4])
-@pytest.mark.parametrize("since", ["crash", "run", "isolation", "retry"])
+@pytest.mark.parametrize(
+    ("since", "concurrency"), [("crash", 1), ("crash", 4), ("run", 1), ("isolation", 4), ("retry", 1)]
+)
 def test_i3_i8_an_older_copy_is_refused_and_changes_no_file(tmp_path: Path, since: str, concurrency: int) -> None:
     """Whatever was done since: the next requests, all of them, parts of a refused batch, or dead letters."""
 
@@ -214,9 +237,13 @@ async def test_i8_a_new_checkpoint_has_a_fence_before_it_has_its_name(world: Tol
 # -- the newest copy is lost -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("concurrency", [1, 4])
-@pytest.mark.parametrize("landed", [True, False])
-@pytest.mark.parametrize("copied", ["sealed", "customers", "transactions"])
+@pytest.mark.parametrize(
+    ("copied", "landed", "concurrency"),
+    [
+        ("sealed", True, 1), ("sealed", False, 4), ("customers", True, 4), ("customers", False, 1),
+        ("transactions", True, 1), ("transactions", False, 4),
+    ],
+)  # fmt: skip
 def test_i3_i4_an_older_copy_goes_on_where_the_newest_is_lost(
     tmp_path: Path, copied: str, landed: bool, concurrency: int
 ) -> None:
@@ -331,7 +358,7 @@ async def test_i4_a_batch_that_a_lost_pilot_had_cut_otherwise_is_told_by_each_ow
 
 
 def test_i3_i4_older_copies_put_back_at_any_moment_double_and_lose_nothing() -> None:
-    found = copies_put_back(12, seed=1)
+    found = copies_put_back(8, seed=1)
     found.must_hold()
     assert found.refusals
     assert found.unknowns

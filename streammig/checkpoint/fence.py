@@ -155,7 +155,7 @@ def _lock_path(state_folder: Path, run_id: str) -> Path:
 def _known(state_folder: Path, run_id: str) -> Mark | None:
     """Read a checkpoint's mark from the state folder; None without one. Changes no file."""
     path = fence_path(state_folder, run_id)
-    if not path.exists() or not path.stat().st_size:
+    if not FenceFile.is_there(path):
         return None
     file = FenceFile(path, read_only=True)
     try:

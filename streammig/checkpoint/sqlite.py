@@ -269,6 +269,15 @@ class SharedFile(SqliteFile):
             self.close()
             raise
 
+    @classmethod
+    def is_there(cls, path: Path) -> bool:
+        """Return whether the file has a schema: a crash in its very first commit leaves one that has none."""
+        with translated(path, cls.role):
+            refuse_foreign(path)
+            if path.exists():
+                _roll_back(path, 30.0)
+            return path.exists() and path.stat().st_size > 0
+
     def _begin(self, read_only: bool) -> None:
         if read_only:
             self._check()

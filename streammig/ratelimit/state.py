@@ -246,7 +246,7 @@ INSERT INTO account DEFAULT VALUES"""
 
 def starts_of(path: Path, limits: Limits, now: float) -> Starts:
     """Return the starts in an account's file, by the wall clock, as `now`. Changes no file; it may be missing."""
-    if not path.exists() or not path.stat().st_size:
+    if not AccountState.is_there(path):
         return Starts()
     file = AccountState(path, read_only=True)
     try:
