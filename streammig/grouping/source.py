@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from streammig.disk import read_own, refuse_foreign, refuse_foreign_folder, remove_own
+from streammig.disk import read_own, refuse_foreign, remove_own
 from streammig.errors import BrokenExport
 from streammig.grouping.build import FINISHED, MARK, About, Job, clear, group, is_ours, read_from, room_of
 from streammig.grouping.entries import Entry, Form, damaged
@@ -91,7 +91,12 @@ class GroupedSource(Source):
         The place itself does not tell: later rows of a customer may be anywhere in the export.
         """
         about = self._known()
-        return self._offset(place) / about.size if about.size else 1.0
+        before = self._offset(place)
+        for entry in read_from(self._folder / "records", before):
+            if entry.key >= place[:2]:
+                break
+            before += entry.size
+        return before / about.size if about.size else 1.0
 
     def fingerprints(self) -> Sequence[dict[str, Any]]:
         return self.rows.fingerprints()
@@ -133,7 +138,7 @@ class GroupedSource(Source):
         """What is finished in a folder, if it is of this export. Raises `MachineFault` where the files do not fit, and
         `Unusable` for a link in place of one, or of the folder."""
         for there in (folder.parent, folder):
-            refuse_foreign_folder(there)
+            refuse_foreign(there, "folder")
         try:
             found = msgspec.json.decode(read_own(folder / "about"), type=About)
         except (OSError, msgspec.MsgspecError):
