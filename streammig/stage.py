@@ -127,6 +127,7 @@ class StageRun:
         self.sender.more_to_come = self._more_to_come
         self.sender.goes_on_later = lambda: bool(self.reading.feed.paused)
         self.sender.holds_back = self._may_be_last
+        self.sender.doubted = lambda: self._queue.look_again()
         try:
             await self.sender.count_parked(self.stage)  # those of earlier runs, too
             while not (self._drained or self.context.stopping):
@@ -270,8 +271,8 @@ class StageRun:
         """Whether an outcome is unknown that a batch accepted later can show; of events nothing can."""
         return self.sender.reconciler.reads.proves(self.stage) and (bool(self._unknown) or self.sender.deciding > 0)
 
-    async def _known(self) -> None:
-        await self._until(lambda: not self._waits_for_proof())
+    async def _known(self, doubts: int) -> None:
+        await self._until(lambda: not self._waits_for_proof() or self.sender.doubts > doubts)
 
     def _more_to_come(self) -> bool:
         """Whether a batch may still be accepted beside those that are being read back."""
