@@ -255,7 +255,7 @@ def _deleted(proposal: Proposal, mark: Field) -> None:
 
 
 def _balance(proposal: Proposal, amount: Field | None) -> None:
-    if amount is None:
+    if amount is None or amount.kind not in ("a text", "a number"):
         proposal.put("balance", "[]", "no field of points was found; the balance stays empty")
         return
     proposal.taken.add(amount.path)

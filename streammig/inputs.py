@@ -157,13 +157,14 @@ class Reading:
 
     async def _rules(self, name: str, undecided: frozenset[str], sealed: Sequence[Range] = ()) -> Rules:
         rules, index = self.inputs[name].rules, self.indexes.get(name)
+        marks = self.inputs[name].source.fingerprints()
         if name == self.owners:
-            return rules if index is None else WithoutRepeated(rules, partial(repeated, index))
+            return rules if index is None else WithoutRepeated(rules, partial(repeated, index, marks))
         elsewhere = self.owners in self.indexes or bool(self.left)
         if undecided or elsewhere or await self.store.read(Checkpoint.has_absent):
             rules = WithOwners(rules, self.absent(undecided), sealed)
         if index is not None:
-            rules = WithoutRepeated(rules, partial(owners_twice, index))
+            rules = WithoutRepeated(rules, partial(owners_twice, index, marks))
         if index is not None and self.balanced and self.owners in self.indexes:
             rules = WithBalance(rules, self.inputs[name].rules, self.indexes[self.owners])
         return rules

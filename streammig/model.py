@@ -7,7 +7,7 @@ import operator
 from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from decimal import Context, Decimal, Inexact
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -107,6 +107,13 @@ class Place(NamedTuple):
 
 
 START = Place()
+
+
+def spoken_place(at: Position | Place, marks: Sequence[Mapping[str, Any]]) -> str:
+    """A record for people, in files with these fingerprints. In a table it is a line."""
+    mark = marks[at.source]
+    what = "line" if mark["format"] == "csv" else "record"
+    return f"{what} {at.ordinal:,} of {mark['file'].rpartition('/')[2]}"
 
 
 class Range(NamedTuple):

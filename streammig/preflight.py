@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from pathlib import Path
 
 from streammig.checkpoint import Checkpoint, Mark, Store, spread
 from streammig.context import Context
 from streammig.delivery.reads import Reads
 from streammig.errors import Unusable
 from streammig.inputs import Reading
-from streammig.model import BatchState, Record
+from streammig.model import BatchState, Record, spoken_place
 from streammig.target import Seen
 from streammig.telemetry import Waiting, Warned
 
@@ -74,8 +73,8 @@ class Preflight:
 
     def _named(self, stage: str, records: list[Record]) -> str:
         """Where these records stand, for people."""
-        files = [Path(mark["file"]).name for mark in self.reading.inputs[stage].source.fingerprints()]
-        return ", ".join(f"record {it.position.ordinal:,} of {files[it.position.source]}" for it in records)
+        marks = self.reading.inputs[stage].source.fingerprints()
+        return ", ".join(spoken_place(it.position, marks) for it in records)
 
     async def _there(self, name: str, records: list[Record]) -> list[Record]:
         """Those of these records that are there as they would be sent, if they are most of them: one alone may be a

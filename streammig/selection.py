@@ -9,7 +9,7 @@ import msgspec
 from streammig.batching import cut
 from streammig.checkpoint import MISSED, Spot
 from streammig.columns import Chunk, Columns
-from streammig.dedup import KeyIndex, sums_of
+from streammig.dedup import UNKNOWN, KeyIndex, sums_of
 from streammig.model import FILTERED, DeadLetter, Examined, Place, Range, Record, Span
 from streammig.target import Rules
 
@@ -19,14 +19,15 @@ Absent = Callable[[Iterable[str]], Mapping[str, str]]
 Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
 """The duplicates between two places: by spot, the code and the message of a dead letter."""
 
-NO_CUSTOMER = "its customer is not in the target: the customer's record is a dead letter, or the export has none"
+NO_CUSTOMER = "its customer is not in the export, or its record there has no id that can be read"
 UNDECIDED = "undecided"  # the reason of an absent owner whose batch is parked
 NOT_DECIDED = "its customer's batch is parked: decide that with resolve, then send this with retry"
 MISSED_BEFORE = (
     "the older run has sent its customer, who is missing at the target: retry --missing of that run sends the customer"
     " again, then retry this"
 )
-MESSAGES = {UNDECIDED: NOT_DECIDED, MISSED: MISSED_BEFORE}  # by the reason of an absent owner
+# By the reason of an absent owner; else its record is a dead letter for that reason.
+MESSAGES = {UNDECIDED: NOT_DECIDED, MISSED: MISSED_BEFORE, UNKNOWN: NO_CUSTOMER}
 BALANCE_DIFFERS = "balance-differs"
 NOT_EXPLAINED = "its transactions do not add up, by reward and brand, to the balance of its customer"
 OF_FILTERED = "customer-filtered"  # the filter of records whose customer was left out on purpose
@@ -115,7 +116,7 @@ def why_left_out(reason: str) -> Why:
     """Why a record is left out whose customer is absent for this reason."""
     if reason == FILTERED:
         return OF_FILTERED, ""
-    return "owner-" + reason, MESSAGES.get(reason, NO_CUSTOMER)
+    return "owner-" + reason, MESSAGES.get(reason, f"its customer's record is a dead letter: {reason}")
 
 
 def leave_out(it: Examined, parts: Sequence[tuple[Record, Why | None]]) -> Examined:

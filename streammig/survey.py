@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 import msgspec
@@ -75,10 +76,17 @@ class Field:
 
     @property
     def dates(self) -> list[str]:
-        """The forms of a date by which all its values can be read."""
+        """The forms of a date by which all its values can be read, else those by which nine in ten can."""
         if self.kind != "a text" or not self.values:
             return []
-        return [form for form in DATES if all(_is_date(text, form) for text in self.plain)]
+        misfits = {form: self._misfits(form) for form in DATES}
+        least = 0 if 0 in misfits.values() else (len(self.values) - 1) // 10
+        return [form for form, count in misfits.items() if count <= least]
+
+    def _misfits(self, form: str) -> int:
+        """How many values are no dates of this form; a tenth of all at most is counted."""
+        most = (len(self.values) - 1) // 10 + 1
+        return sum(1 for _ in islice((1 for text in self.plain if not _is_date(text, form)), most))
 
     @property
     def decimal_mark(self) -> str:
@@ -101,7 +109,8 @@ class Field:
         if self.kind in ("a text", "a number") and self.all_are(EPOCH_MS):
             return "milliseconds since 1970"
         if self.dates:
-            return f"dates like {self.dates[0]}"
+            others = self._misfits(self.dates[0])
+            return f"dates like {self.dates[0]}" + (f", but for {counted(others, 'value')}" if others else "")
         if self.kind == "a text" and self.all_are(NUMBER):
             marked = any(mark in text for text in self.values for mark in ".,")
             return f"numbers as text, decimal mark {self.decimal_mark}" if marked else "whole numbers as text"

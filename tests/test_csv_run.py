@@ -198,3 +198,18 @@ def test_i3_i4_a_large_export_killed_twice_is_delivered_exactly_once(shell: Shel
 
 def sent_is(checkpoint: Path, batches: int) -> bool:
     return states(checkpoint).get("customers", []).count("accepted") >= batches
+
+
+def test_of_a_table_the_record_that_comes_first_is_told_by_its_file_and_line(shell: Shell) -> None:
+    settings = SETTINGS[: SETTINGS.index("[events]")].replace('"members.csv"', '"a.csv", "b.csv"')
+    (shell.folder / "move.toml").write_text(settings)
+    header, row = "ID,First,Last,Email,Since,Points\n", "1,Ana,Gil,a@example.org,04/05/2019,5\n"
+    (shell.folder / "a.csv").write_text(header + row.replace("1,", "7,", 1).replace("a@", "b@") + row)
+    (shell.folder / "b.csv").write_text(header + row + row.replace("1,", "8,", 1))
+    ended = shell("check", "move.toml", "--offline")
+    assert "b.csv, line 2, byte 33: the same id is in line 3 of a.csv, which comes first" in ended.err
+    assert shell("run", "move.toml", "--dry-run", "look").code == 3
+    told = shell("dead-letters", "look/dry-run.checkpoint").out.splitlines()
+    assert [json.loads(line)["message"] for line in told] == [
+        f"the same {what} is in line 3 of a.csv, which comes first" for what in ("id", "e-mail")
+    ]

@@ -11,6 +11,7 @@ from typing import Any
 from streammig.errors import Unusable
 from streammig.model import Kind
 from streammig.scan import scan_folder
+from streammig.selection import why_left_out
 from streammig.telemetry import Answered
 from tests.memory_target import Crash
 from tests.test_system import lived
@@ -67,6 +68,10 @@ async def test_a_customer_that_stands_twice_is_sent_once_and_what_has_no_custome
     found = codes(world)
     assert found["customers"] == {"duplicate-customer": 1, "duplicate-email": 1}
     assert found["transactions"] == {"owner-duplicate-email": 1, "owner-unknown-customer": 1}
+    assert {why_left_out(reason)[1] for reason in ("duplicate-email", "unknown-customer")} == {
+        "its customer's record is a dead letter: duplicate-email",
+        "its customer is not in the export, or its record there has no id that can be read",
+    }
     assert not world.target.dropped
     assert not scan_folder(world.folder / "run.checkpoint").exists()
 

@@ -114,6 +114,14 @@ def test_a_record_stands_where_its_first_row_stands_and_is_read_from_any_place(t
         assert list(records_of(source, begin._replace(unit=1))) == whole[at:]
 
 
+def test_the_share_before_a_place_counts_each_record_also_between_two_marks_of_the_index(tmp_path: Path) -> None:
+    rows = [{OWNER: f"c{at:03}", "text": "x" * 100} for at in range(100)]
+    source = made(tmp_path, rows_of(tmp_path, rows), limit=1_000_000)
+    group(job(source, 1 << 20), quietly, lambda: False)
+    shares = [source.share_before(it.position.end) for it in records_of(source)]
+    assert shares == pytest.approx([(at + 1) / 100 for at in range(100)], abs=0.001)
+
+
 def test_a_customer_whose_record_is_too_large_is_at_fault_alone_and_held_in_no_memory(tmp_path: Path) -> None:
     rows = [{OWNER: "huge" if at % 2 else f"c{at}", "text": "x" * 100} for at in range(4_000)]
     source = made(tmp_path, rows_of(tmp_path, rows), limit=10_000)

@@ -221,3 +221,17 @@ def test_what_can_be_no_export_is_refused_and_nothing_is_written(shell: Shell) -
     Path("notes.txt").write_text("hello\n")
     assert shell("init", "notes.txt").problem == "export-not-json"
     assert not Path("move.toml").exists()
+
+
+def test_a_few_values_that_are_no_dates_hide_no_form_and_a_list_is_no_number_of_points(shell: Shell) -> None:
+    days = [f"2020-01-{n % 28 + 1:02}" for n in range(28)] + ["31/31/2020", "0000-00-00"]
+    rows = [f"K{n},Ana,k{n}@example.org,{day},{n}" for n, day in enumerate(days)]
+    Path("cust.csv").write_text("\n".join(["Cust No,Full Name,E-mail Address,Joined On,Points Bal.", *rows, ""]))
+    told = shell("init", "cust.csv", "--json").document
+    assert "dates like %Y-%m-%d, but for 2 values" in [it["form"] for it in told["files"][0]["fields"]]
+    fields = tomllib.loads(Path("move.toml").read_text())["customers"]["fields"]
+    assert (fields["id"], fields["registration_date"]["date"]) == ("Cust No", "%Y-%m-%d")
+    assert fields["balance"][0]["amount"]["field"] == "Points Bal."
+    Path("list.json").write_text(json.dumps([{"id": "1", "name": "A", "balance": [{"amount": 3}]}] * 2))
+    assert shell("init", "list.json", "--out", "list.toml").code == 0
+    assert tomllib.loads(Path("list.toml").read_text())["customers"]["fields"]["balance"] == []

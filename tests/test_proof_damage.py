@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -43,25 +43,28 @@ def test_two_thousand_damaged_or_older_files() -> None:
     assert 0 < found.refusals < found.points
 
 
+SCHEMA = "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, '%s', CAST(x'ff' AS TEXT))"
+
+
 @pytest.mark.parametrize(
-    "damage",
+    ("name", "damage"),
     [
-        "UPDATE stage SET shape = CAST(x'ff' AS TEXT)",
-        "DELETE FROM run",
-        "DROP TABLE attempt",
-        "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'seq', CAST(x'ff' AS TEXT))",
+        ("checkpoint", "UPDATE stage SET shape = CAST(x'ff' AS TEXT)"),
+        ("checkpoint", "DELETE FROM run"),
+        ("checkpoint", "DROP TABLE attempt"),
+        ("checkpoint", SCHEMA % "seq"),
+        ("account", "DROP TABLE start"),
+        ("account", SCHEMA % "hold"),
+        ("fence", "DROP TABLE fence"),
+        ("fence", SCHEMA % "tick"),
     ],
 )
 def test_damage_that_sqlite_notices_is_refused_before_anything_is_sent(
-    damage: str, drained: Lives, tmp_path: Path
+    name: str, damage: str, drained: Lives, tmp_path: Path
 ) -> None:
-    refused(lambda lives: lives.checkpoint, damage, drained, tmp_path)
-
-
-def refused(file: Callable[[Lives], Path], damage: str, drained: Lives, folder: Path) -> None:
-    shutil.copytree(drained.folder, folder, dirs_exist_ok=True)
-    lives = Lives(folder, drained.seed, CUSTOMERS)
-    db = sqlite3.connect(file(lives))
+    shutil.copytree(drained.folder, tmp_path, dirs_exist_ok=True)
+    lives = Lives(tmp_path, drained.seed, CUSTOMERS)
+    db = sqlite3.connect(getattr(lives, name))
     db.executescript(damage)
     db.close()
     ended = lives.live()
@@ -103,25 +106,6 @@ def test_i3_i4_a_checkpoint_that_lost_its_wal_is_refused_and_can_be_finished(eve
         assert not lives.wrong(lives.live())
         lives.asked = {}
         assert not lives.finish()
-
-
-@pytest.mark.parametrize(
-    ("name", "damage"),
-    [
-        ("account", "DROP TABLE start"),
-        (
-            "account",
-            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'hold', CAST(x'ff' AS TEXT))",
-        ),
-        ("fence", "DROP TABLE fence"),
-        (
-            "fence",
-            "PRAGMA writable_schema = ON; UPDATE sqlite_schema SET sql = replace(sql, 'tick', CAST(x'ff' AS TEXT))",
-        ),
-    ],
-)
-def test_a_damaged_file_of_the_state_folder_is_refused(name: str, damage: str, drained: Lives, tmp_path: Path) -> None:
-    refused(lambda lives: getattr(lives, name), damage, drained, tmp_path)
 
 
 @pytest.mark.parametrize("name", ["account", "fence"])

@@ -358,6 +358,7 @@ def test_the_table_of_totals_fits_a_terminal_of_80_columns_whatever_the_numbers(
         (5, Ended(False), {}, "The target stopped this run: see the error above (exit code 5)."),
         (130, Ended(False), {}, "Stopped on request; nothing is lost (exit code 130)."),
         (130, Ended(False), {"state": "complete"}, "Everything is sent; the last look at the target is left"),
+        (130, Ended(False), {"state": "complete", "resume": None}, "Everything is sent; the last look at the target"),
         (130, Ended(True), {}, "The retry is done; the run itself is not (exit code 130)."),
         (
             10,
@@ -370,13 +371,15 @@ def test_the_table_of_totals_fits_a_terminal_of_80_columns_whatever_the_numbers(
     ],
 )
 def test_the_last_words_of_a_run_say_how_it_ended_and_what_goes_on(
-    code: int, ended: Ended, more: dict[str, Any], said: str
+    code: int, ended: Ended, more: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("sys.argv", ["streammig", "again"])
     stages = {"events": {"dead": 2, "unknown": 1, "source_records": 7, "code": ""}}
     found = {"stages": stages, "resume": "again", "state": "interrupted", "warnings": [], "dry_run": False} | more
     last = headline(code, found, ended)
     assert last.startswith(said)
-    assert last.endswith("\nTo go on: again") == (found["resume"] is not None)
+    goes_on = f"To go on: {found['resume'] or 'streammig again'}"
+    assert last.endswith(f"\n{goes_on}") == (found["resume"] is not None or code == 130)
     # What can't be used is not offered to be called again.
     assert "again" not in headline(2, found, ended)
 
@@ -431,6 +434,25 @@ def test_time_left_is_that_of_the_requests_left_and_of_a_run_that_is_on_also_whe
     file.stage_state("customers", "complete", 1000.0)
     assert document(file, running=False, now=1100.0, pace=pace)["seconds_left"] is None
     assert "All is sent. The last look" in summary(document(file, running=True, now=1100.0))
+
+
+def test_a_last_look_that_is_left_is_told_and_no_time_is_told_of_one_that_takes_longer(file: Checkpoint) -> None:
+    sealed = seal(file)
+    assert file.move(sealed, BatchState.SEALED, BatchState.ACCEPTED, 1100.0)
+    context = file.run["context"] | {"expected": {"customers": Expected(1.0, readable=True)}}
+    file.set_context(context)
+    file.stage_state("customers", "complete", 1100.0)
+    pace = Pace(parse_limits("1/5s", {}), settle=60.0)
+    early, late = (document(file, running=True, now=now, pace=pace) for now in (1130.0, 1200.0))
+    assert 30.0 < early["seconds_left"] < 40.0
+    assert late["seconds_left"] == 0.0
+    assert "All is sent. The last look at the target is under way." in summary(late)
+    stopped = document(file, running=False, now=1200.0, pace=pace)
+    assert (stopped["state"], stopped["resume"]) == ("complete", "streammig run")
+    assert state_sentence(stopped) == "Everything is sent; the last look at the target is left."
+    file.mark_seen("customers", 1200.0)
+    seen = document(file, running=False, now=1200.0, pace=pace)
+    assert (seen["resume"], state_sentence(seen)) == (None, "The run is complete.")
 
 
 def test_of_what_is_compressed_the_progress_is_told_by_its_length_where_that_is_known(file: Checkpoint) -> None:

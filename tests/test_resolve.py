@@ -204,6 +204,7 @@ def test_a_file_that_names_no_part_of_the_batch_decides_nothing(
         (shell.folder / "landed.txt").write_text(ids)
     ended = resolve(shell, 1, "--landed-in-part", "landed.txt")
     assert (ended.code, ended.problem) == (2, code)
+    assert (code == "ids-foreign") == ("1; the first is in line 2" in ended.err)
     assert states(shell.checkpoint)["events"] == ["parked"]
 
 

@@ -342,17 +342,14 @@ def test_status_of_a_run_that_was_killed_is_interrupted(shell: Shell, target: Lo
 
 
 @pytest.mark.parametrize("command", ["status", "dead-letters", "retry", "resolve"])
-def test_settings_are_no_checkpoint_and_the_answer_names_it(shell: Shell, command: str) -> None:
-    ended = shell(command, "move.toml")
-    assert ended.code == 2
-    assert (ended.problem, ended.err.splitlines()[1]) == ("settings-given", "Try move.checkpoint")
-
-
-@pytest.mark.parametrize("arguments", [["status", "gone.checkpoint"], ["dead-letters", "gone.checkpoint"]])
-def test_a_checkpoint_that_is_not_there_is_named(shell: Shell, arguments: list[str]) -> None:
-    ended = shell(*arguments)
-    assert (ended.code, ended.problem) == (2, "checkpoint-missing")
-    assert "gone.checkpoint" in ended.err
+def test_a_file_that_is_not_there_or_holds_settings_is_no_checkpoint_and_named(shell: Shell, command: str) -> None:
+    for name, code, said in (
+        ("gone.checkpoint", "checkpoint-missing", "gone.checkpoint"),
+        ("move.toml", "settings-given", "\nTry move.checkpoint"),
+    ):
+        ended = shell(command, name)
+        assert (ended.code, ended.problem) == (2, code)
+        assert said in ended.err
     assert shell.files() == {}
 
 

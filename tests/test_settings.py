@@ -41,86 +41,63 @@ def test_without_a_file_the_checkpoint_lies_in_the_working_folder() -> None:
     assert load(None, {}).checkpoint == "migration.checkpoint"
 
 
-@pytest.mark.parametrize(
-    ("text", "code", "named"),
-    [
-        ("limit = 'dev'", "setting-unknown", "limit"),
-        ("concurrency = 'four'", "settings-invalid", "concurrency"),
-        ("concurrency = 0", "settings-invalid", "concurrency"),
-        ("settle_time = -1", "settings-invalid", "settle_time"),
-        ("[customers]\nfile = 'a'", "setting-unknown", "file"),
-        ("unknown_fields = 'maybe'", "settings-invalid", "unknown_fields"),
-        ("api_key = 'secret-value'", "key-in-settings", "MASIVO_API_KEY"),
-        ("= no toml", "settings-unreadable", "bad.toml"),
-        ("x = " + "[" * 20_000 + "]" * 20_000, "settings-unreadable", "bad.toml"),
-        ("[events]\nowner = 'Member No'\nfields = {type = 'T'}", "fields-invalid", "Member No"),
-        ("[events]\nowner = 'm'\nreversed = ['X']\nfields = {m = 'M'}", "fields-invalid", "X"),
-    ],
-)
-def test_a_wrong_setting_is_named(tmp_path: Path, text: str, code: str, named: str) -> None:
-    (tmp_path / "bad.toml").write_text(text)
-    with raises(Unusable, code) as raised:
-        load(tmp_path / "bad.toml", {})
-    said = str(raised.value)
-    assert named in said
-    assert "secret-value" not in said
+WRONG = [
+    ("conncurrency = 8", "setting-unknown", ": there is no setting conncurrency\nDid you mean concurrency?"),
+    ("[events]\nonwer = 'x'", "setting-unknown", ": [events]: there is no setting onwer\nDid you mean owner?"),
+    ("[customer]\nfiles = ['x']", "setting-unknown", ": there is no setting customer\nDid you mean customers?"),
+    (
+        "file = ['x']",
+        "setting-unknown",
+        ": there is no setting file\nThere is a setting files in the table of a stage.",
+    ),
+    ("[customers]\nfile = 'a'", "setting-unknown", "there is no setting file"),
+    ("[events]\nlimts = 'x'", "setting-unknown", "there is no setting limts\nThere is a setting limits above"),
+    ("xyzzy = 1", "setting-unknown", ": there is no setting xyzzy\nSee all of them: streammig guide settings"),
+    ("a" + ".a" * 5000 + " = 1", "setting-unknown", "there is no setting a"),
+    ('concurrency = "4"', "settings-invalid", "Expected `int`, got `str` - at `concurrency`"),
+    ("concurrency = 1.5", "settings-invalid", "at `concurrency`"),
+    ("concurrency = true", "settings-invalid", "at `concurrency`"),
+    ("concurrency = 0", "settings-invalid", "at `concurrency`"),
+    ("concurrency = 65", "settings-invalid", "Expected `int` <= 64 - at `concurrency`"),
+    ("concurrency = " + "9" * 400, "settings-invalid", "at `concurrency`"),
+    ("max_bytes = 9_999", "settings-invalid", "Expected `int` >= 10000 - at `max_bytes`"),
+    ('settle_time = "1"', "settings-invalid", "Expected `float`, got `str` - at `settle_time`"),
+    ("settle_time = -1", "settings-invalid", "at `settle_time`"),
+    ("settle_time = nan", "settings-invalid", "at `settle_time`"),
+    ("include_inactive = 1", "settings-invalid", "Expected `bool`, got `int` - at `include_inactive`"),
+    ("duplicates = 'last'", "settings-invalid", "at `duplicates`"),
+    ("unknown_fields = 'maybe'", "settings-invalid", "at `unknown_fields`"),
+    ("[customers]\nunknown = 1", "settings-invalid", "at `customers.unknown`"),
+    ("limits = 5", "settings-invalid", "at `limits`"),
+    ('customers = "x.json"', "settings-invalid", "at `customers`"),
+    ("[customers]\nfiles = 5", "settings-invalid", "at `customers.files`"),
+    ("[customers]\nfiles = [5]", "settings-invalid", "at `customers.files[0]`"),
+    ('[events]\nreversed = "a=b"', "settings-invalid", "at `events.reversed`"),
+    ("checkpoint = 2024-01-01", "settings-invalid", "at `checkpoint`"),
+    ("limits = 'often'", "limits-invalid", "limits 'often': 'often' is no COUNT/TIME"),
+    ("api_key = 'secret-value'", "key-in-settings", "MASIVO_API_KEY"),
+    ("= no toml", "settings-unreadable", "is not TOML"),
+    ("max_bytes = " + "9" * 5000, "settings-unreadable", "is not TOML"),
+    ("customers = " + "[" * 5000, "settings-unreadable", "is not TOML"),
+    ("x = " + "[" * 20_000 + "]" * 20_000, "settings-unreadable", ""),
+    ("[events]\nowner = 'Member No'\nfields = {type = 'T'}", "fields-invalid", "Member No"),
+    ("[events]\nowner = 'm'\nreversed = ['X']\nfields = {m = 'M'}", "fields-invalid", "X"),
+]
 
 
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ("conncurrency = 8", "bad.toml: there is no setting conncurrency\nDid you mean concurrency?"),
-        ("[events]\nonwer = 'x'", "bad.toml: [events]: there is no setting onwer\nDid you mean owner?"),
-        ("[customer]\nfiles = ['x']", "bad.toml: there is no setting customer\nDid you mean customers?"),
-        ("file = ['x']", "bad.toml: there is no setting file\nThere is a setting files in the table of a stage."),
-        (
-            "[events]\nlimts = 'x'",
-            "[events]: there is no setting limts\nThere is a setting limits above",
-        ),
-        ("xyzzy = 1", "bad.toml: there is no setting xyzzy\nSee all of them: streammig guide settings"),
-    ],
-)
-def test_what_was_probably_meant_is_said(tmp_path: Path, text: str, said: str) -> None:
-    (tmp_path / "bad.toml").write_text(text)
-    with raises(Unusable, "setting-unknown") as raised:
-        load(tmp_path / "bad.toml", {})
-    assert said in str(raised.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "said"),
-    [
-        ('concurrency = "4"', "Expected `int`, got `str` - at `concurrency`"),
-        ("concurrency = 1.5", "at `concurrency`"),
-        ("concurrency = true", "at `concurrency`"),
-        ("concurrency = 65", "Expected `int` <= 64 - at `concurrency`"),
-        ("max_bytes = 9_999", "Expected `int` >= 10000 - at `max_bytes`"),
-        ('settle_time = "1"', "Expected `float`, got `str` - at `settle_time`"),
-        ("include_inactive = 1", "Expected `bool`, got `int` - at `include_inactive`"),
-        ("duplicates = 'last'", "at `duplicates`"),
-        ("[customers]\nunknown = 1", "at `customers.unknown`"),
-        ("limits = 5", "at `limits`"),
-        ('customers = "x.json"', "at `customers`"),
-        ("[customers]\nfiles = 5", "at `customers.files`"),
-        ("[customers]\nfiles = [5]", "at `customers.files[0]`"),
-        ('[events]\nreversed = "a=b"', "at `events.reversed`"),
-        ("checkpoint = 2024-01-01", "at `checkpoint`"),
-        ("limits = 'often'", "limits 'often': 'often' is no COUNT/TIME"),
-        ("settle_time = nan", "at `settle_time`"),
-        ("concurrency = " + "9" * 400, "at `concurrency`"),
-        ("max_bytes = " + "9" * 5000, "is not TOML"),
-        ("customers = " + "[" * 5000, "is not TOML"),
-        ("a" + ".a" * 5000 + " = 1", "there is no setting a"),
-    ],
-)
-def test_a_value_of_the_wrong_kind_is_named_with_its_place(tmp_path: Path, text: str, said: str) -> None:
+@pytest.mark.parametrize(("text", "code", "said"), WRONG)
+def test_a_wrong_setting_is_named_with_file_and_place_and_what_was_probably_meant(
+    tmp_path: Path, text: str, code: str, said: str
+) -> None:
     file = tmp_path / "move.toml"
     file.write_text(text)
-    with pytest.raises(Unusable) as raised:
+    with raises(Unusable, code) as raised:
         load(file, {})
-    assert str(raised.value).startswith(str(file))
-    assert said in str(raised.value)
-    assert "$" not in str(raised.value)
+    told = str(raised.value)
+    assert said in told
+    assert told.startswith(str(file)) or code in ("key-in-settings", "fields-invalid")
+    assert "secret-value" not in told
+    assert "$" not in told
 
 
 def test_the_key_comes_from_the_environment_a_file_or_a_command(tmp_path: Path) -> None:
@@ -136,8 +113,6 @@ def test_the_key_comes_from_the_environment_a_file_or_a_command(tmp_path: Path) 
     [
         Settings(),
         Settings(api_key_file="/nowhere/key"),
-        Settings(api_key_command="exit 3"),
-        Settings(api_key_command="printf 'secret key'"),
         Settings(api_key_command="printf 'secret key\\377'"),
     ],
 )

@@ -127,6 +127,21 @@ def test_a_real_run_is_paused_seen_as_paused_and_goes_on(shell: Shell, target: L
     assert shell("rate", shell.checkpoint, "settings").code == 0  # takes back what would hold the next run
 
 
+def test_limits_that_name_no_general_limit_leave_it_as_it_is(
+    shell: Shell, target: LocalTarget, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(shell.folder / "c.json", [customer("c-1")])
+    flags = ["--base-url", target.url, "--limits", "9/1s;general=50/1s", "--settle-time", "0"]
+    assert shell("run", *flags, "--customers", "c.json").code == 0
+    monkeypatch.setattr("streammig.cli.steer.is_held", lambda _: True)
+    for asked, given in [
+        ("2/1s", "limits 2/1s;general=50/1s"), ("3/1s;general=7/1s", "limits 3/1s;general=7/1s"),
+        ("4/1s", "limits 4/1s;general=7/1s"), ("prod", "limits 1/5s,1000/1h"), ("5/1s", "limits 5/1s"),
+        ("off", "limits off"), ("settings", "limits of its settings again"), ("6/1s", "limits 6/1s;general=50/1s"),
+    ]:  # fmt: skip
+        assert f"has the {given}, within 5 s" in shell("rate", shell.checkpoint, asked).err
+
+
 def test_limits_that_can_not_be_read_are_refused_before_anything_is_looked_at(shell: Shell) -> None:
     ended = shell("rate", "none.checkpoint", "fast")
     assert (ended.code, ended.problem) == (2, "limits-invalid")

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from streammig.batching import Batcher, BatchLimits, batcher
 from streammig.check.outline import Outline, OutlineChunk, RowKey
@@ -31,6 +31,7 @@ class Planning(NamedTuple):
     limits: BatchLimits
     keys: KeyIndex | None
     customers: KeyIndex | None
+    marks: Sequence[Mapping[str, Any]]  # the fingerprints of its files
 
     def stored(self, halt: Event) -> Iterator[Outline]:
         """Read the outlines, in reading order. Raises `Halted` and `OSError`."""
@@ -84,6 +85,7 @@ class Unsendable:
     """Find the rows that other records keep back: duplicates, and owners whose balance differs."""
 
     def __init__(self, planning: Planning, halt: Event) -> None:
+        self._marks = planning.marks
         self._index, self._repeated = planning.keys, owners_twice if planning.once else repeated
         self._differing: Iterator[Place] = iter(())
         if self._index is not None and planning.customers is not None:
@@ -104,6 +106,6 @@ class Unsendable:
         while self._next is not None and self._next < end:
             found[self._next.offset, self._next.unit] = BALANCE_DIFFERS, NOT_EXPLAINED
             self._next = next(self._differing, None)
-        repeats = self._repeated(self._index, Place(outline.source, outline.offsets[0]), end)
+        repeats = self._repeated(self._index, self._marks, Place(outline.source, outline.offsets[0]), end)
         found |= {(offset, unit): why for (_, offset, unit), why in repeats.items()}
         return {key: found[key] for key in outline.row_keys() if key in found} if found else {}

@@ -25,7 +25,7 @@ from streammig.columns import Chunk, Columns, Rows
 from streammig.dedup import KeyIndex, absent, rows_of_units
 from streammig.disk import create, disk_fault, own_folder
 from streammig.fields import AtFault
-from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_by_reason, add_up
+from streammig.model import ZERO, DeadLetter, Place, Position, Record, Span, Tally, add_by_reason, add_up, spoken_place
 from streammig.scan import OUTLINES, Halted, Task, Tasks
 from streammig.selection import Why, WithOwners
 from streammig.sources.source import Source
@@ -203,7 +203,8 @@ class Stage:
     ) -> None:
         """`table` is as in `AtFault`."""
         fault = AtFault(name, source.header, table)
-        self.checked = Checked(name, [mark["file"] for mark in source.fingerprints()], fault)
+        self._marks = source.fingerprints()
+        self.checked = Checked(name, [mark["file"] for mark in self._marks], fault)
         self._source, self._write, self._purchases = source, write, purchases
         self._folder, self._path = folder, folder / f"{name}{OUTLINES}"
         with self._on_disk():
@@ -232,7 +233,9 @@ class Stage:
             self._outlines.flush()
         it = self._note_maker = note_maker
         rules = it.rules
-        planning = Planning(self._path, rules.head, rules.tail, rules.once, it.limits, index, it.owners)
+        planning = Planning(
+            self._path, rules.head, rules.tail, rules.once, it.limits, index, it.owners, marks=self._marks
+        )
         self._planning, self._tasks = planning, tasks
         self._plan = Task(planned, (planning,), partial(planned, planning, tasks.halt))
         if tasks.workers is None or not tasks.workers.remote:  # a remote worker does not see this disk
@@ -268,8 +271,9 @@ class Stage:
                 record = next((r for r in records if r.unit <= it.place.unit < r.unit + r.units), None)
                 owner = record.owner if record is not None else ""
                 at = record.position if record is not None else Position(place.source, place.offset, 0, place.ordinal)
-                where = f"record {it.first.ordinal:,} of {Path(self.checked.files[it.first.source]).name}"
-                said = f"the same purchase of this customer is in {where}, which comes first"
+                said = (
+                    f"the same purchase of this customer is in {spoken_place(it.first, self._marks)}, which comes first"
+                )
                 letter = DeadLetter(at, it.place.unit, TWICE, said, Tally())
                 self.checked.repeated += 1
                 self._write(self.checked.add_problem(letter, owner))

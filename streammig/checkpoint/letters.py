@@ -63,6 +63,8 @@ class Letters(Batches):
         A draft comes with the keys that no later replay may send. A letter is its spot, the units sealed for it, and
         its `part` as in the schema.
         """
+        if not letters:
+            return []
         salt, sealed = self.run["salt"], list[Batch]()
         with self.transaction():
             for draft, keys in drafts:

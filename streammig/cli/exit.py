@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from streammig.cli import PILOT_DONE, STOPPED, fail, say
+from streammig.cli import PILOT_DONE, STOPPED, called, fail, say
 from streammig.errors import SAMPLES_MISSING, Held, Problem, TooManyDead, UnknownOutcome, Unusable, counted
 from streammig.report.reports import Report
 from streammig.report.text import differs, state_sentence, summary, what_is_left
@@ -82,7 +82,7 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
         what = f"at most {counted(done, 'record')}, with all that belongs to their customers"
         said = f"The pilot is done: {what}; the full run sends the rest"
     elif code == STOPPED and found["state"] == "complete":
-        said = "Everything is sent; the last look at the target is left, and the same command does it"
+        said = "Everything is sent; the last look at the target is left"
     elif code == STOPPED and ended.whole:
         said = "The retry is done; the run itself is not"
     elif code == TooManyDead.exit_code and isinstance(ended.problem, TooManyDead):
@@ -90,6 +90,8 @@ def headline(code: int, found: Mapping[str, Any], ended: Ended) -> str:
     said += f" (exit code {code})."
     # What can't be used as it is does not become usable by calling it again: the error above says what to do.
     resume = found["resume"] if code != Unusable.exit_code else None
+    if code == STOPPED and found["state"] == "complete":
+        resume = resume or called()
     return f"{said}\nTo go on: {resume}" if resume else said
 
 

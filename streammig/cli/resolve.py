@@ -334,10 +334,11 @@ def decide_in_part(path: Path, command: str, batch: Batch, ids: Path, at: float)
         batch = find(file, batch.seq, batch.stage, running=False)
         head, tail, records = file.outbox.contents(batch)
         owners = {record.owner for record in records}
-        if foreign := len(landed - owners):
-            said = f"{ids}: customers that are not in batch {batch.seq} of {batch.stage}: {foreign:,}"
+        if foreign := [at for it, at in landed.items() if it not in owners]:
+            said = f"{ids}: customers that are not in batch {batch.seq} of {batch.stage}: {len(foreign):,}; the first"
+            said += f" is in line {foreign[0]:,}"
             raise Unusable("ids-foreign", said, "Name only customers of this batch.")
-        if not landed or landed == owners:
+        if not landed or landed.keys() == owners:
             none_or_all = "none of" if not landed else "all of"
             said = f"{ids} names {none_or_all} the customers of batch {batch.seq} of {batch.stage}"
             raise Unusable("ids-whole", said, f"Use --{'landed' if landed else 'not-landed'}.")
@@ -351,9 +352,11 @@ def decide_in_part(path: Path, command: str, batch: Batch, ids: Path, at: float)
             file.settle_in_part(batch, accepted, dead, letters, at, [it.owner for it in missing])
 
 
-def _ids(path: Path) -> set[str]:
+def _ids(path: Path) -> dict[str, int]:
+    """The ids in a file, each with its line."""
     try:
-        return {line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()}
+        lines = enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        return {line.strip(): at for at, line in lines if line.strip()}
     except (OSError, UnicodeDecodeError):
         said = f"{path}: no ids can be read there"
         raise Unusable("ids-unreadable", said, "Name a text file in UTF-8 with one id a line.") from None

@@ -17,6 +17,7 @@ from streammig.cli.exit import Ended, finish
 from streammig.cli.runtime import beside
 from streammig.errors import Unusable, counted
 from streammig.migration import Choice, Corrected, Migration
+from streammig.selection import BALANCE_DIFFERS
 from streammig.spool import forget
 from streammig.stages import STAGES
 from streammig.telemetry import Output
@@ -110,11 +111,17 @@ def _missing_in_words(file: Checkpoint) -> str:
 
 
 def _unmatched(choice: Choice, file: Checkpoint) -> list[str]:
-    """A sentence for each chosen code that no letter has, and for lines that name no letter."""
+    """A sentence for each chosen code that no letter has, for letters that stay, and for lines that name no letter."""
     names = [row.name for row in file.stages() if row.name in (choice.stages or STAGES)]
     there = {code for name in names for code in file.dead_codes(name)}
     found = f"there {'are' if there else 'is'} {', '.join(sorted(there)) or 'none at all'}"
     said = [f"No dead letter that was asked for has the code {code}: {found}." for code in sorted(choice.codes - there)]
+    left = sum(file.dead_codes(name).get(BALANCE_DIFFERS, 0) for name in names)
+    if left and choice.leaves_differing and not choice.codes:
+        said.append(
+            f"{counted(left, 'dead letter')} with the code {BALANCE_DIFFERS} left out: as they are, the target drops"
+            f" them. Correct them for --input, or mend the mapping and name them: --code {BALANCE_DIFFERS}"
+        )
     if choice.corrected is not None and (unmatched := choice.corrected.unmatched):
         name = "names" if unmatched == 1 else "name"
         said.append(f"{choice.corrected.path}: {counted(unmatched, 'line')} {name} what is no dead letter (any more).")

@@ -13,10 +13,9 @@ import msgspec
 from streammig.checkpoint import Checkpoint, is_held
 from streammig.cli import options, say
 from streammig.errors import Unusable
-from streammig.ratelimit import Orders, orders_path, parse_limits, read_orders, write_orders
-from streammig.telemetry import spoken
+from streammig.ratelimit import OFF, Orders, orders_path, parse_limits, read_orders, write_orders
 
-NOTICED = 5.0  # seconds until a run has seen new orders, at most
+NOTICED = 5  # seconds until a run has seen new orders, at most
 SETTINGS = "settings"  # what stands for the limits that the run's settings name
 
 
@@ -27,15 +26,15 @@ def pause(checkpoint: Path) -> None:
 
     Requests under way end; none begins. The pause outlives the run: one that starts while it is paused waits, too.
     """
-    _order(checkpoint, lambda it: msgspec.structs.replace(it, paused=True))
-    say(f"{checkpoint} pauses within {spoken(NOTICED)}. To go on: streammig unpause {shlex.quote(str(checkpoint))}")
+    _order(checkpoint, lambda it, _: msgspec.structs.replace(it, paused=True))
+    say(f"{checkpoint} pauses within {NOTICED} s. To go on: streammig unpause {shlex.quote(str(checkpoint))}")
 
 
 @click.command()
 @options.checkpoint
 def unpause(checkpoint: Path) -> None:
     """Let a paused run go on."""
-    _order(checkpoint, lambda it: msgspec.structs.replace(it, paused=False), running=False)
+    _order(checkpoint, lambda it, _: msgspec.structs.replace(it, paused=False), running=False)
     say(f"{checkpoint} is not paused any more.")
 
 
@@ -45,18 +44,27 @@ def unpause(checkpoint: Path) -> None:
 def rate(checkpoint: Path, limits: str) -> None:
     """Change the limits of the run on a checkpoint: prod, dev, off, or like 1/5s,250/1h;general=1000/1d.
 
-    They outlive the run, until `settings` as LIMITS brings back those of the settings.
+    They outlive the run, until `settings` as LIMITS brings back those of the settings. Where LIMITS is like 1/5s, the
+    general limit stays.
     """
     from streammig.migration import PRESETS
 
-    asked = "" if limits == SETTINGS else str(parse_limits(limits, PRESETS))
-    _order(checkpoint, lambda it: msgspec.structs.replace(it, limits=asked), running=bool(asked))
-    what = f"limits {asked}" if asked else "limits of its settings again"
-    say(f"{checkpoint} has the {what}, within {spoken(NOTICED)} where a run is on.")
+    asked = OFF if limits == SETTINGS else parse_limits(limits, PRESETS)
+    keeps = asked.migration and not asked.general and limits.strip() not in PRESETS
+
+    def change(orders: Orders, of_settings: str) -> Orders:
+        before = parse_limits(orders.limits or of_settings, {})
+        now = asked._replace(general=before.general) if keeps else asked
+        return msgspec.structs.replace(orders, limits="" if limits == SETTINGS else str(now))
+
+    given = _order(checkpoint, change, running=limits != SETTINGS).limits
+    what = f"limits {given}" if given else "limits of its settings again"
+    say(f"{checkpoint} has the {what}, within {NOTICED} s where a run is on.")
 
 
-def _order(checkpoint: Path, change: Callable[[Orders], Orders], running: bool = True) -> None:
-    """Change the orders for a checkpoint. Raises `Unusable` where no process runs it, and it is to be `running`."""
+def _order(checkpoint: Path, change: Callable[[Orders, str], Orders], running: bool = True) -> Orders:
+    """Change the orders for a checkpoint, which `change` gets with the limits of the settings, and return them. Raises
+    `Unusable` where no process runs it, and it is to be `running`."""
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         run = file.run
     if run["binding"].get("dry_run"):
@@ -64,4 +72,6 @@ def _order(checkpoint: Path, change: Callable[[Orders], Orders], running: bool =
     if running and not is_held(checkpoint):
         raise Unusable("not-running", f"no process runs {checkpoint}", "Call it while `streammig run` is on.")
     path = orders_path(Path(run["context"]["state_dir"]), run["id"])
-    write_orders(path, change(read_orders(path)))
+    orders = change(read_orders(path), run["context"].get("limits", "off"))
+    write_orders(path, orders)
+    return orders

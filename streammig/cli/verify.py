@@ -18,6 +18,7 @@ from streammig.cli import echo_json, options, say
 from streammig.cli.runtime import beside, stopped_by
 from streammig.errors import Unusable, counted
 from streammig.migration import Told
+from streammig.model import spoken_place
 from streammig.report.document import iso
 from streammig.report.text import aligned
 from streammig.telemetry import Output, RunEnded
@@ -77,19 +78,20 @@ def command(
         )  # fmt: skip
     code = stopped_by(ended, output)
     if code is None:
-        code = _show(checkpoint, told, output)
+        code = _show(checkpoint, told, out, output)
     ended.notify(RunEnded(code, ended.problem.json() if ended.problem is not None else None))
     sys.exit(code)
 
 
-def _show(checkpoint: Path, told: Sequence[Told], output: Output) -> int:
-    """Print what was found; returns the exit code."""
+def _show(checkpoint: Path, told: Sequence[Told], out: Path | None, output: Output) -> int:
+    """Print what was found; returns the exit code. `out` is the file of the differences."""
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         found = document(file)
         if output.as_json:
             echo_json(found, "findings", _findings(file))
         elif not output.quiet:
-            say("\n".join(_in_words(found, told, file, values=sys.stderr.isatty())))
+            listed = f"{out} lists all of them" if out is not None else "--json lists all of them"
+            say("\n".join(_in_words(found, told, file, listed, values=sys.stderr.isatty())))
     return 0 if found["same"] else 3
 
 
@@ -137,8 +139,11 @@ def _writer(out: TextIO, file: Checkpoint) -> Any:
     return tell
 
 
-def _in_words(found: Mapping[str, Any], told: Sequence[Told], file: Checkpoint, *, values: bool) -> list[str]:
-    files, stages = _files(file), found["stages"]
+def _in_words(
+    found: Mapping[str, Any], told: Sequence[Told], file: Checkpoint, listed: str, *, values: bool
+) -> list[str]:
+    stages = found["stages"]
+    marks = {row.name: file.fingerprints(row.name) for row in file.stages()}
     shown = [name for name in COLUMNS if name in COLUMNS[:4] or any(it[name] for it in stages.values())]
     rows = [
         ["stage", *stages],
@@ -146,13 +151,12 @@ def _in_words(found: Mapping[str, Any], told: Sequence[Told], file: Checkpoint, 
     ]
     lines = ["", aligned(rows), ""]
     for it in told:
-        of = files[it.stage][it.place.source]
-        place = f"  {it.stage}: record {it.place.ordinal:,} of {of} (byte {it.place.offset:,})"
+        place = f"  {it.stage}: {spoken_place(it.place, marks[it.stage])} (byte {it.place.offset:,})"
         said = f"{it.difference.field or 'all of it'}: {it.difference.reason.replace('-', ' ')}"
         both = f": {it.difference.sent!r} was sent, {it.difference.shown!r} is there" if it.difference.sent else ""
         lines.append(f"{place}: {said}{both if values else ''}")
     if (count := sum(1 for _ in file.findings())) > len(told):
-        lines.append(f"  and {counted(count - len(told), 'difference')} more: --json lists all of them")
+        lines.append(f"  and {counted(count - len(told), 'difference')} more: {listed}")
     for stage, bound in found["at_most"].items():
         of = f"At most {bound['missing']:.2%} of {stage} are missing and {bound['different']:.2%} different"
         lines.append(f"{of}, with {found['confidence']:.0%} confidence.")

@@ -20,7 +20,7 @@ from streammig.dead_letters.outcome import Outcome, outcome
 from streammig.dedup import KeyIndex
 from streammig.errors import BrokenExport
 from streammig.model import FILTERED, Batch, DeadLetter, Draft, Record, Span
-from streammig.selection import OF_FILTERED, Absent
+from streammig.selection import BALANCE_DIFFERS, OF_FILTERED, Absent
 from streammig.sources.source import Source
 from streammig.sources.valid import check_record
 from streammig.target import Rules
@@ -38,6 +38,12 @@ class Choice(NamedTuple):
     stages: frozenset[str] = frozenset()
     codes: frozenset[str] = frozenset()
     corrected: Corrected | None = None
+
+    @property
+    def leaves_differing(self) -> bool:
+        """Whether transactions that do not add up to the balance stay dead letters: as they are, the target drops them.
+        They are taken where their code is chosen, or where they are corrected."""
+        return self.corrected is None and BALANCE_DIFFERS not in self.codes
 
 
 class Sent(NamedTuple):
@@ -138,6 +144,7 @@ class Replay:
         for _, it in self.file.dead_letters(self.stage, after):
             chosen = (not stages or self.stage in stages) and (not codes or it.code in codes)
             chosen = chosen and (corrected is None or corrected.has(self.stage, spot_of(it)))
+            chosen = chosen and not (it.code == BALANCE_DIFFERS and self.choice.leaves_differing)
             if chosen or (followers and it.code.startswith("owner-")):  # a replay may have sent its customer
                 yield it
 

@@ -6,6 +6,7 @@
 from streammig.dedup.build import Build, most_customers, room_of_index
 from streammig.dedup.lookup import (
     OWNER_TWICE,
+    UNKNOWN,
     Duplicate,
     KeyIndex,
     Policy,
@@ -21,6 +22,7 @@ from streammig.dedup.sums import sums_of
 
 __all__ = [
     "OWNER_TWICE",
+    "UNKNOWN",
     "Build",
     "Duplicate",
     "KeyIndex",

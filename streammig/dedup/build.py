@@ -20,8 +20,8 @@ from streammig.model import START, Place
 
 BYTES_A_CUSTOMER = 190  # of disk
 LEAST = 16 << 20  # bytes of disk
-# A valid customer (id, name, e-mail, date, balance) has at least 150 bytes in JSON and 40 in a table, which names no
-# fields. Such text is compressed to a tenth at best. So an estimate from a file's size is rather too high.
+# Few valid customers (id, name, e-mail, date, balance) have less than 150 bytes in JSON, or 40 in a table, which names
+# no fields. Such text is seldom compressed to less than a tenth. So an estimate from a file's size is rather too high.
 SHORTEST_CUSTOMER, SHORTEST_ROW, SHRUNK = 150, 40, 10
 
 
@@ -131,11 +131,11 @@ def fault(folder: Path, error: OSError | ValueError) -> tuple[str, str, str]:
 
 
 def most_customers(mark: Mapping[str, Any]) -> int:
-    """Estimate the most customers that a file with this fingerprint can hold."""
+    """Estimate how many customers a file with this fingerprint holds."""
     shortest = SHORTEST_ROW if mark.get("form") else SHORTEST_CUSTOMER
     return int(mark["size"]) * (SHRUNK if mark.get("compression") else 1) // shortest
 
 
 def room_of_index(customers: int) -> dict[str, int]:
     """Return the bytes of disk that the index of so many customers needs, by purpose."""
-    return {f"the dedup index of up to {counted(customers, 'customer')}": LEAST + customers * BYTES_A_CUSTOMER}
+    return {f"the dedup index of about {counted(customers, 'customer')}": LEAST + customers * BYTES_A_CUSTOMER}

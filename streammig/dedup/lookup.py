@@ -6,11 +6,11 @@ import hashlib
 import os
 import re
 from bisect import bisect_left
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -19,7 +19,7 @@ from streammig.dedup.scan import FIXED, OWNER, PLACE, ROW, SORT_KEY, UNIQUE, has
 from streammig.dedup.sums import NO_SUM, UNKNOWN_SUM
 from streammig.disk import own, own_folder, read_own, remove_own
 from streammig.errors import MachineFault
-from streammig.model import START, Place
+from streammig.model import START, Place, spoken_place
 
 Policy = Literal["first", "none", "all"]
 """Which of several records with one id or e-mail are duplicates: "first": all but the first; "none": not looked for;
@@ -306,18 +306,28 @@ class Notes(Protocol):
         ...
 
 
-def repeated(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int, int, int], tuple[str, str]]:
-    """Map (source, offset, unit) of each duplicate between two places to the code and message of its dead letter."""
+def repeated(
+    index: KeyIndex, marks: Sequence[Mapping[str, Any]], begin: Place, end: Place
+) -> Mapping[tuple[int, int, int], tuple[str, str]]:
+    """Map (source, offset, unit) of each duplicate between two places to the code and message of its dead letter.
+
+    `marks` are the fingerprints of the files.
+    """
     return {
-        it.place[:3]: (it.code, f"the same {KEYS[it.code]} is in record {it.first.ordinal}, which comes first")
+        it.place[:3]: (it.code, f"the same {KEYS[it.code]} is in {spoken_place(it.first, marks)}, which comes first")
         for it in index.duplicates(begin, end)
     }
 
 
-def owners_twice(index: KeyIndex, begin: Place, end: Place) -> Mapping[tuple[int, int, int], tuple[str, str]]:
+def owners_twice(
+    index: KeyIndex, marks: Sequence[Mapping[str, Any]], begin: Place, end: Place
+) -> Mapping[tuple[int, int, int], tuple[str, str]]:
     """As `repeated`, for an index of the policy "all"."""
     return {
-        it.place[:3]: (OWNER_TWICE, f"its customer has more than one record; the first is record {it.first.ordinal}")
+        it.place[:3]: (
+            OWNER_TWICE,
+            f"its customer has more than one record; the first is {spoken_place(it.first, marks)}",
+        )
         for it in index.duplicates(begin, end)
     }
 

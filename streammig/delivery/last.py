@@ -24,6 +24,7 @@ class LastBatch:
 
     sender: Sender
     unknown: Callable[[], bool]  # whether an outcome is unknown
+    doubts: Callable[[], int]  # how many outcomes were unknown so far
     known: Callable[[int], Awaitable[None]]  # waits until none is, there are more doubts than so many, or the run stops
 
     async def deliver(self, batch: Batch) -> BatchState:
@@ -32,7 +33,7 @@ class LastBatch:
         for _ in range(PARTS):
             if self.sender.context.stopping or not self.unknown():
                 break
-            doubts = self.sender.doubts
+            doubts = self.doubts()
             if await self._has_evidence(batch.stage):
                 await self.known(doubts)  # a batch that is sent again may become unknown again
                 continue

@@ -97,7 +97,6 @@ class Sender:
     goes_on_later: Callable[[], bool] = lambda: False  # a pilot: batches of a later call may prove an unknown outcome
     doubted: Callable[[], None] = lambda: None  # is told of each unknown outcome
     deciding: int = 0  # workers that read back, and send nothing meanwhile
-    doubts: int = 0  # unknown outcomes so far
     refused_at: dict[int, float] = field(default_factory=dict)  # by batch, in this process, by the loop's clock
     try_named: bool = field(init=False)  # whether an owner that an answer names is set aside; False after a wrong name
     in_flight: asyncio.Semaphore = field(init=False)
@@ -285,7 +284,6 @@ class Sender:
         """Decide an unknown batch by read-backs. SEALED: it is proven that it did not land. UNKNOWN: the run stops."""
         self.reachability.suspend()
         self.deciding += 1
-        self.doubts += 1
         self.doubted()
         try:
             await self.reachability.wait()

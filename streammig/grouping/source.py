@@ -91,7 +91,12 @@ class GroupedSource(Source):
         The place itself does not tell: later rows of a customer may be anywhere in the export.
         """
         about = self._known()
-        return self._offset(place) / about.size if about.size else 1.0
+        before = self._offset(place)
+        for entry in read_from(self._folder / "records", before):
+            if entry.key >= place[:2]:
+                break
+            before += entry.size
+        return before / about.size if about.size else 1.0
 
     def fingerprints(self) -> Sequence[dict[str, Any]]:
         return self.rows.fingerprints()

@@ -8,7 +8,8 @@ from __future__ import annotations
 import re
 import unicodedata
 
-OWNER = ("customer id", "member id", "member no", "member number", "member", "client id", "user id")
+OWNER = ("customer id", "member id", "member no", "member number", "member", "client id", "user id", "cust id",
+         "cust no", "customer no")  # fmt: skip
 CARD = (
     "customer number", "card number", "id cliente", "numero cliente", "no cliente", "codigo cliente", "cliente",
     "id socio", "numero socio", "numero de socio", "no socio", "codigo socio", "socio",
@@ -24,16 +25,16 @@ USUAL: dict[str, dict[str, tuple[str, ...]]] = {
         "email": EMAIL,
         "registration_date": (
             "registration date", "registered at", "registered", "created at", "created", "joined", "joined at",
-            "join date", "member since", "customer since", "since", "sign up date", "signup date", "date added",
-            "enrollment date", "enrolled at", "became member on", "fecha alta", "fecha de alta",
+            "joined on", "join date", "member since", "customer since", "since", "sign up date", "signup date",
+            "date added", "enrollment date", "enrolled at", "became member on", "fecha alta", "fecha de alta",
         ),
         "gender": ("gender", "sex", "sexo", "genero"),
         "dob": ("dob", "date of birth", "birth date", "birthday", "birthdate", "born", "fecha de nacimiento",
                 "fecha nacimiento"),
         "country": ("country code", "country", "default address country code", "pais"),
         "amount": (
-            "points", "points balance", "point balance", "loyalty points", "reward points", "current points",
-            "available points", "balance", "puntos", "saldo",
+            "points", "points balance", "points bal", "point balance", "loyalty points", "reward points",
+            "current points", "available points", "balance", "puntos", "saldo",
         ),
     },
     "events": {
@@ -41,13 +42,13 @@ USUAL: dict[str, dict[str, tuple[str, ...]]] = {
         "purchase_id": (
             "order id", "receipt id", "receipt", "receipt number", "invoice", "invoice number", "ticket",
             "order number",
-            "order", "purchase id", "transaction id", "id",
+            "order", "purchase id", "sale id", "transaction id", "id",
         ),
         "value": ("total", "order total", "grand total", "total price", "amount", "value", "price", "importe",
                   "valor"),
         "issued_at": (
             "issued at", "purchased at", "order date", "paid at", "processed at", "created at", "date", "at", "time",
-            "timestamp", "fecha",
+            "timestamp", "ts", "fecha",
         ),
     },
 }  # fmt: skip

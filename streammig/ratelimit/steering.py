@@ -68,7 +68,7 @@ class Steering:
         self.look()
         if self._orders.paused and self._now() - self._told >= TOLD:
             self._told = self._now()
-            self._notify(Waiting(PAUSED, "paused by the operator, until: streammig unpause CHECKPOINT"))
+            self._notify(Waiting(PAUSED, "paused by the operator: `streammig unpause` lets it go on"))
         return self._orders.paused
 
     def look(self, again: bool = False) -> bool:

@@ -83,7 +83,10 @@ def _goes_on(state: str, rows: Sequence[StageRow], totals: Mapping[str, Totals])
     """Whether the same command would go on with a run in this state."""
     if state in ("running", "reverting", "reverted") or any(_broken_off(row, totals[row.name]) for row in rows):
         return False
-    return state != "complete" or any(row.code == SAMPLES_MISSING for row in rows)
+    if state != "complete" or any(row.code == SAMPLES_MISSING for row in rows):
+        return True
+    last = rows[-1]  # its samples are still to be seen, unless they were and are not as sent
+    return bool(totals[last.name].accepted.units) and not (last.seen or last.message)
 
 
 def _broken_off(row: StageRow, totals: Totals) -> bool:

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from streammig.checkpoint import Checkpoint
 from streammig.model import BatchState, Kind, Record
 from streammig.ratelimit import OFF, Hours, Limits, Starts
-from streammig.report.forecast import Leg, forecast
+from streammig.report.forecast import READ, Leg, forecast
 from streammig.telemetry import (
     Account,
     Advanced,
@@ -110,8 +110,8 @@ def share_settled(account: Account) -> float | None:
 
 
 def fill(account: Account) -> float | None:
-    """How full the accepted batches are, from 0 to 1; None where there are none."""
-    return round(account.accepted / (account.sent * UNITS), 4) if account.sent else None
+    """How full the accepted batches are, from 0 to 1; None where there are none, or all of them were reverted."""
+    return round(account.accepted / (account.sent * UNITS), 4) if account.sent and account.accepted else None
 
 
 def _bytes_read(account: Account) -> int:
@@ -140,7 +140,7 @@ def requests_left(account: Account) -> float | None:
     return account.expected.requests or None
 
 
-def legs(accounts: Mapping[str, Account], settle: float) -> list[tuple[str, Leg | None]]:
+def legs(accounts: Mapping[str, Account], settle: float, now: float) -> list[tuple[str, Leg | None]]:
     """What is left of each stage, in order; None where that can't be told. A stage is over, but
     for requests, once a later one has begun."""
     found: list[tuple[str, Leg | None]] = []
@@ -152,6 +152,8 @@ def legs(accounts: Mapping[str, Account], settle: float) -> list[tuple[str, Leg 
         over = it.complete and (it.seen or any(each.made for each in later))
         waits = settle if (looks or later) and not over and settle else 0.0
         reads = min(SAMPLES, 2 * round(it.made + (left or 0))) if looks and waits else 0
+        if it.complete and not left and it.settled and it.settled + waits + reads * READ < now:
+            waits, reads = 0.0, 0  # what was to be seen by now takes longer: nobody knows how long
         leg = Leg(left, waits, reads, it.settled or -inf) if left is not None else None
         found.append((name, leg))
     return found
@@ -202,7 +204,7 @@ class Outlook(NamedTuple):
 
 def outlook(accounts: Mapping[str, Account], pace: Pace, now: float) -> Outlook:
     """What lies ahead of a migration, stage after stage."""
-    every = legs(accounts, pace.settle)
+    every = legs(accounts, pace.settle, now)
     told = [leg for _, leg in takewhile(lambda it: it[1] is not None, every) if leg is not None]
     found = forecast(told, pace.limits, pace.starts, now, pace.latency, pace.lanes, pace.hours)
     left: list[float | None] = [end - now for end in found.ends]

@@ -90,9 +90,18 @@ def state_sentence(document: Mapping[str, Any]) -> str:
     if parked := sum(it["state"] == "parked" for it in document["undecided"]):
         waits = f"{counted(parked, 'batch', 'es')} {'waits' if parked == 1 else 'wait'} for you to decide."
         return f"All is sent, but {waits}" if document["state"] == "complete" else f"{said} {waits}"
-    if document["state"] == "complete" and (left := what_is_left(document)):
-        said = f"The run is complete, with {left}."
+    if document["state"] == "complete":
+        left = what_is_left(document)
+        said = f"The run is complete, with {left}." if left else said
+        if last_look_is_left(document):
+            said = f"Everything is sent{f', with {left}' if left else ''}; the last look at the target is left."
     return said
+
+
+def last_look_is_left(document: Mapping[str, Any]) -> bool:
+    """Whether all is sent, and the run was stopped before it had seen samples of it at the target."""
+    missing = any(it["code"] == SAMPLES_MISSING for it in document["stages"].values())
+    return bool(document["state"] == "complete" and document["resume"] and not missing)
 
 
 def time_left(document: Mapping[str, Any]) -> list[str]:
@@ -160,7 +169,7 @@ def verified_words(found: Mapping[str, Any] | None) -> str:
     words = f"verified ({found['kind']})"
     if aside := beside_verified(found):
         words += f", but for {counted(aside, 'unit')} that can't be compared"
-    return words + ("" if found["same"] else ", with differences: see streammig verify")
+    return words + ("" if found["same"] else ", with differences: `streammig verify` lists them")
 
 
 def brief(document: Mapping[str, Any]) -> str:

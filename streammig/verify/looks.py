@@ -9,7 +9,6 @@ from functools import partial
 from itertools import islice
 
 from streammig.delivery.sender import Reachability
-from streammig.errors import counted
 from streammig.run import Run
 from streammig.selection import WithOwners
 from streammig.target import MISSING, UNREADABLE, Difference
@@ -159,7 +158,8 @@ class Looks:
         self._told = now
         (began, before), whole = self._begun, max(self.whole, self._done)
         left = (now - began) * (whole - self._done) / max(self._done - before, 1)
-        said = f"{self.task}: {self._done:,} of about {counted(whole, 'record')} read back"
+        of = f"{self._done:,} of about {whole:,}" if self._done <= self.whole else f"{self._done:,}"
+        said = f"{self.task}: {of} {'record' if whole == 1 else 'records'} read back"
         self.run.context.notify(Verifying(self.task, said, left if now > began else None))
 
     async def _again(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -56,7 +57,7 @@ class Verifier:
             raise Unusable(
                 "nothing-accepted",
                 "nothing of this run was accepted that can be compared: there is nothing to verify",
-                "See what the run has done: streammig status CHECKPOINT",
+                f"See what the run has done: streammig status {shlex.quote(str(self.run.reading.lookup.path))}",
             )
         run_id: str = (await self.run.store.read(lambda file: file.run))["id"]
         work = await read(Work, work_path(self.state_folder, run_id))
