@@ -1,8 +1,8 @@
-"""Moves a very large JSON export into a rate-limited HTTP API, exactly once in the totals.
+"""Moves a very large export into a rate-limited HTTP API. The totals prove that no record is lost or sent twice.
 
-The library is what this module exports; nothing else is public. `Migration(settings, key=...).run()` is a run in the
-caller's event loop; it raises a `Problem` as the command would end with one. `Migration.telemetry()` tells what
-happens meanwhile, `Report.read(path)` what a checkpoint holds.
+The library is what this module exports; nothing else is public. `Migration(settings, key=...).run()` runs in the
+caller's event loop. It raises the `Problem` with which the command would end. `Migration.telemetry()` yields the
+notices of a run. `Report.read(path)` returns the report of a checkpoint.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import a name when it is asked for: the command must start without all of it."""
+    """Import a name on first use: a command starts faster without all of them."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(import_module(_HOMES.get(name, "streammig.errors")), name)

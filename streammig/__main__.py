@@ -1,4 +1,4 @@
-"""The process: Ctrl-C, SIGTERM and SIGHUP end it in order and with exit code 130, from the first line to the last."""
+"""Entry point of the process: at any moment, Ctrl-C, SIGTERM and SIGHUP end it cleanly with exit code 130."""
 
 from __future__ import annotations
 
@@ -8,25 +8,24 @@ import sys
 import threading
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-AGAIN = 0.05  # seconds
+RETRY_DELAY = 0.05  # seconds until a signal is raised again
 
 
 class Stopped(KeyboardInterrupt):
     """Ctrl-C, SIGTERM or SIGHUP.
 
-    A plain KeyboardInterrupt will not do. If one passes through the `exec` of a string, which imports are full of,
+    A plain KeyboardInterrupt is not enough. Imports run `exec` on strings. If a KeyboardInterrupt passes through one,
     CPython remembers it and ends with -2, even if it was caught.
     """
 
 
 def main() -> None:
-    """The entry point."""
     for number in SIGNALS:
-        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # which is what nohup asks for
+        if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN:  # nohup ignores SIGHUP
             signal.signal(number, _stop)
-    sys.unraisablehook = _unheard
+    sys.unraisablehook = _raise_again
     try:
-        from streammig.cli import main as cli  # this takes 0.2 s, and a signal must already count
+        from streammig.cli import main as cli  # takes 0.2 s; signals are handled before it
 
         cli()
     except KeyboardInterrupt:
@@ -41,10 +40,10 @@ def _stop(*_: object) -> None:
     raise Stopped
 
 
-def _unheard(it: sys.UnraisableHookArgs) -> None:
-    """A signal that came where Python hears no exception, as within a finalizer, comes again a moment later."""
+def _raise_again(it: sys.UnraisableHookArgs) -> None:
+    """Send the signal again if Python dropped its exception, as it does in a finalizer."""
     if isinstance(it.exc_value, Stopped):
-        threading.Timer(AGAIN, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(RETRY_DELAY, os.kill, (os.getpid(), signal.SIGTERM)).start()
     else:
         sys.__unraisablehook__(it)
 

@@ -1,4 +1,4 @@
-"""What the processes that send to one account share in the state folder: its limits, and the fences of checkpoints."""
+"""The account that a run sends to. Its limits and fences lie in the state folder, for all processes of this host."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from streammig.sources import comparable
 from streammig.telemetry import Notify, ignore
 
 Marks = Mapping[str, Sequence[Mapping[str, Any]]]
-LEAST = 64  # bytes: a shorter file holds no record that a target takes, and many are alike
-BESIDE = 0.2  # seconds between two reads beside the requests of a run
+SMALLEST = 64  # bytes: a shorter file holds no valid record, and many such files are equal
+READ_INTERVAL = 0.2  # seconds between two reads while a run sends
 
 
 @dataclass(frozen=True, slots=True)
 class SharedAccount:
-    """An account of a target, by its name in the state folder."""
+    """An account of a target, shared by all processes of this host."""
 
-    name: str
+    name: str  # in the state folder
     target: str  # base URL
     state_dir: Path
     limits: Limits
-    hours: Hours | None = None  # when to send, and at which share of the limits
+    hours: Hours | None = None  # timetable: when to send, and which share of the limits
 
     @property
     def binding(self) -> Mapping[str, Any]:
-        """What binds a checkpoint to it."""
+        """The values that bind a checkpoint to this account."""
         return {"target": self.target, "account": self.name}
 
     def fence(self, path: Path, ask: Ask) -> AbstractContextManager[Fence]:
-        """The fence of the checkpoint at this path; raises `Unusable` where it knows of a newer copy."""
+        """Open the fence of the checkpoint at this path. Raises `Unusable` if the fence knows a newer copy."""
         return fenced(
             path,
             self.state_dir,
@@ -53,15 +53,15 @@ class SharedAccount:
         )
 
     def claim(self, path: Path, fence: Fence | None, marks: Marks, again: bool, older: Path | None = None) -> None:
-        """Note which files the checkpoint at this path is to send; nothing without its fence.
+        """Record in the state folder which files this checkpoint sends. Does nothing without its fence.
 
-        Raises `Unusable` where another checkpoint of this host has made a request and was given one of them, or is
-        being run: to a new checkpoint every record is new. `again` passes that, and so does a revert of that one, or
-        that it is the `older` run whose records this one leaves out.
+        Raises `Unusable` if another checkpoint of this host claims one of these files, and has made a request or is
+        running now. To this checkpoint every record is new, so it would send them all a second time. `again` allows
+        that. A reverted checkpoint has no claim. Neither counts the `older` run, whose records this one leaves out.
         """
         if fence is None:
             return
-        digests = [_digest(stage, mark) for stage, found in marks.items() for mark in found if mark["size"] >= LEAST]
+        digests = [_digest(stage, mark) for stage, files in marks.items() for mark in files if mark["size"] >= SMALLEST]
         with closing(AccountState(account_path(self.state_dir, self.name))) as state:
             before = state.claims(fence.run_id)
             others = state.claim(fence.run_id, str(path.absolute()), digests)
@@ -73,16 +73,16 @@ class SharedAccount:
             state.release(fence.run_id, kept=before)
         raise Unusable(
             "export-sent-before",
-            f"the export was given to another checkpoint of this host, which has sent from it: {sent[0]}",
-            f"Nothing was sent. Go on with that one, or look at it: streammig status {shlex.quote(sent[0])}\n"
-            "If its records are to be sent once more, run the same command once with --export-again.",
+            f"another checkpoint of this host has sent records of this export: {sent[0]}",
+            f"Nothing was sent. Go on with that checkpoint, or look at it: streammig status {shlex.quote(sent[0])}\n"
+            "To send its records a second time, run the same command once with --export-again.",
         )
 
     def limiter(
         self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore,
-        interval: float = BESIDE,
+        interval: float = READ_INTERVAL,
     ) -> RateLimiter:  # fmt: skip
-        """The permits of the account, until the stack is closed. `interval` spreads reads, in seconds."""
+        """Open the account's rate limiter until the stack is closed. `interval`: seconds between two reads."""
         state = AccountState(account_path(self.state_dir, self.name))
         stack.callback(state.close)
         limiter = RateLimiter(
@@ -100,7 +100,7 @@ class SharedAccount:
 
 
 class NoAccount:
-    """That of a folder, which has neither limits nor a copy that could be older."""
+    """The account of a dry run: a folder has neither limits nor a fence."""
 
     binding: Mapping[str, Any] = {"account": "none", "dry_run": True}  # read only
     limits = OFF
@@ -113,11 +113,11 @@ class NoAccount:
 
     def limiter(
         self, stack: AsyncExitStack, clock: Clock, executor: Callable[[], Executor], notify: Notify = ignore,
-        interval: float = BESIDE,
+        interval: float = READ_INTERVAL,
     ) -> Unlimited:  # fmt: skip
         return Unlimited()
 
 
 def _digest(stage: str, mark: Mapping[str, Any]) -> str:
-    """What tells that two checkpoints were given the same file for a stage, wherever it lies."""
+    """Hash of a stage and a file's fingerprint without its path: equal for two copies of one file."""
     return hashlib.sha256(json.dumps([stage, comparable([mark])], sort_keys=True).encode()).hexdigest()

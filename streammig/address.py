@@ -1,4 +1,4 @@
-"""Addresses: of objects on a server in the place of a file's path, and of this machine."""
+"""Addresses: of remote objects (s3, gs, az, http), used instead of a file's path, and of this machine."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _ADDRESS = re.compile(r"(s3|gs|az|https?)://", re.IGNORECASE)
 
 
 def is_address(text: str) -> bool:
-    """Whether a name is the address of an object on a server, not a path."""
+    """Whether a name is the address of a remote object, not a path."""
     return _ADDRESS.match(text) is not None
 
 
@@ -25,8 +25,10 @@ def is_loopback(host: str) -> bool:
 
 
 def parted(address: str) -> tuple[str, str, str]:
-    """Scheme, bucket or container (a whole address on the web), and key. Raises Unusable for an address that holds a
-    secret, or may hold one: what is typed there would be kept and shown."""
+    """Scheme, bucket and key of an address. For http(s) the second part is the whole address and the key is empty.
+
+    Raises `Unusable` for a user name, password or query. Each may be a secret, and addresses are stored and shown.
+    """
     scheme, _, rest = address.partition("://")
     scheme = scheme.lower()
     host, _, key = rest.partition("/")

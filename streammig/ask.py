@@ -1,4 +1,4 @@
-"""What one call of `run` asks for beside the settings."""
+"""The options of one command that are not settings."""
 
 from __future__ import annotations
 
@@ -10,21 +10,24 @@ from streammig.checkpoint import Fence
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """What one call of `run` asks for beside the settings."""
+    """The options of one command that are not settings."""
 
-    command: str  # the command line that goes on from here
-    first: int | None = None  # a pilot: so many source records of each stage
+    command: str  # the command line that resumes
+    first: int | None = None  # pilot: number of source records of each stage
     unchecked: bool = False  # do not look for duplicate customers
-    dry_run: Path | None = None  # a folder for the bodies, instead of the target; the checkpoint lies in it
-    current: bool = False  # the checkpoint is the newest copy, though the state folder has no fence for it
-    newest_lost: bool = False  # the newest copy is lost: go on from this older one
-    accept_doubles: tuple[str, ...] = ()  # the stages, by name, whose unknown batches may be sent again unproven
-    bodies_lost: bool = False  # batches whose bodies are lost become dead letters
-    accept_broken: bool = False  # where a file breaks off, deliver what stands before that, and call it the end
-    export_again: bool = False  # the export may be another checkpoint's of this host
+    dry_run: Path | None = None  # write bodies to this folder instead of sending; the checkpoint lies in it
+    current: bool = False  # the operator says: this checkpoint is the newest copy, though it has no fence
+    newest_lost: bool = False  # the operator says: the newest copy is lost, go on from this older one
+    accept_doubles: tuple[str, ...] = ()  # stages whose unknown batches may be sent again without proof
+    bodies_lost: bool = False  # turn batches without a body into dead letters
+    accept_broken: bool = False  # if a file breaks off, send what comes before the break and end there
+    export_again: bool = False  # send the export even if another checkpoint of this host has sent it
     held: bool = False  # the caller holds the checkpoint's lock
-    aside: bool = False  # a command beside the run: what goes on from here is still the run's command
+    aside: bool = False  # a command such as `verify`: the checkpoint keeps the run's own command line
 
     def passes_look(self, fence: Fence | None) -> bool:
-        """Whether the operator's word passes the look at the target. Where it answers for a lost fence, it does not."""
+        """Whether the operator's word replaces the look at the target before the first request.
+
+        If the fence is lost, `current` only replaces the fence. Then the look is still made, as the last safeguard.
+        """
         return self.export_again or (self.current and (fence is None or fence.known))

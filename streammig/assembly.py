@@ -1,4 +1,4 @@
-"""Puts a run together: what can be checked first, then the way to the target, then the checkpoint."""
+"""Assembles a run: checks the settings and files, connects to the target, scans, then opens the checkpoint."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
-from streammig.account import BESIDE, NoAccount, SharedAccount
+from streammig.account import READ_INTERVAL, NoAccount, SharedAccount
 from streammig.ask import Ask
 from streammig.binding import bind, call_context, create, new_files, recover
 from streammig.bodies import check_bodies, give_up, room_of_outbox
@@ -58,20 +58,20 @@ Mappings = Mapping[str, Callable[[Any], Any] | None]
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """What one call of a command asks for."""
+    """One call of a command: settings, options, key and folders."""
 
     settings: Settings
     ask: Ask
     key: str = field(repr=False)
     state_dir: Path
-    folder: Path  # where a mapping's module is looked for
-    away: int  # bytes of export from which on a stage is read in a process of its own
+    folder: Path  # first place to look for a mapping's module
+    reader_process_bytes: int  # a stage whose files have at least this size is read in a process of its own
 
     def mappings(self) -> dict[str, Callable[[Any], Any] | None]:
         return {name: stage_mapping(self.settings, name, self.folder) for name in STAGES}
 
     def account(self) -> SharedAccount | NoAccount:
-        """The account that the run sends to; none for a dry run."""
+        """The account that the run sends to, a `NoAccount` for a dry run."""
         if self.ask.dry_run is not None:
             return NoAccount()
         settings = self.settings
@@ -82,8 +82,10 @@ class Call:
         return SharedAccount(name, settings.base_url, self.state_dir, limits, hours)
 
     def target(self, context: Context, started: float, mappings: Mappings, limiter: RateLimiter | Unlimited) -> Target:
-        """The target that the settings name; a folder for a dry run. `started` is when the checkpoint was made, in
-        seconds since the epoch."""
+        """The target that the settings name, or a folder for a dry run.
+
+        `started`: when the checkpoint was made, in seconds since the epoch.
+        """
         target = Masivo(
             settings=self.settings,
             key=self.key,
@@ -97,7 +99,7 @@ class Call:
         return target if self.ask.dry_run is None else FolderTarget(target, self.ask.dry_run)
 
     def inputs(self, context: Context, started: float) -> dict[str, StageInput]:
-        """What each stage is read from, and by which rules, without a way to the target."""
+        """The source and the rules of each stage. Makes no request."""
         mappings = self.mappings()
         sources = open_sources(self.settings, mappings, accept_broken=self.ask.accept_broken)
         return inputs_of(sources, self.target(context, started, mappings, Unlimited()), mappings)
@@ -108,7 +110,7 @@ def inputs_of(sources: Mapping[str, Source], target: Target, mappings: Mappings)
 
 
 class _Opened(NamedTuple):
-    """What is open before anything is asked of the target, and before a record is read."""
+    """Everything that is open before the first request and the first record."""
 
     account: SharedAccount | NoAccount
     mappings: Mappings
@@ -116,29 +118,32 @@ class _Opened(NamedTuple):
     marks: Marks
     shape: Mapping[str, Any]
     fence: Fence | None
-    file: Checkpoint | None  # None where the checkpoint is to be made
-    lost: list[Batch]  # whose bodies are lost
+    file: Checkpoint | None  # None for a new run: the checkpoint is made later
+    lost: list[Batch]  # batches without a body in the outbox
     started: float  # when the checkpoint was made, in seconds since the epoch
 
 
 @dataclass(slots=True)
 class Assembly:
-    """Puts one run together. What it opens, `stack` closes. `context` has the times of no target yet."""
+    """Assembles one run. `stack` closes everything that it opens. `context` has no target's times yet."""
 
     call: Call
     context: Context
-    executor: Callable[[], Executor]  # of one thread
+    executor: Callable[[], Executor]  # makes an executor of one thread
     connect: Callable[[Target], AbstractAsyncContextManager[tuple[Client, ReadBack]]]
     stack: AsyncExitStack
-    thread: Executor = field(init=False)  # which reads files
+    thread: Executor = field(init=False)  # the thread that reads files
 
     async def run(self, reads: Callable[[Checkpoint], bool], sends: bool) -> Run:
-        """`reads`: whether it reads records that may be sent, by the checkpoint. Raises where it can't `send`, if that
-        is asked for."""
+        """Assemble the run. `reads` tells by the checkpoint whether records are read to be sent.
+
+        `sends`: the command makes requests that carry records. Raises `Unusable` if the run was reverted.
+        """
         call, settings, notify = self.call, self.call.settings, self.context.notify
         opened = await self._open(sends)
         account, fence = opened.account, opened.fence
-        limiter = account.limiter(self.stack, self.context.clock, self.executor, notify, BESIDE if sends else 0.0)
+        interval = READ_INTERVAL if sends else 0.0
+        limiter = account.limiter(self.stack, self.context.clock, self.executor, notify, interval)
         target = call.target(self.context, opened.started, opened.mappings, limiter)
         client, readback = await self.stack.enter_async_context(self.connect(target))
         inputs = inputs_of(opened.sources, target, opened.mappings)
@@ -168,16 +173,18 @@ class Assembly:
             store=reading.store,
             target=Connection(client, readback, limiter, Reads(readback, context, settings.concurrency)),
             context=context,
-            options=RunOptions(call.ask.first, call.away, look=target.queued and not call.ask.passes_look(fence)),
+            options=RunOptions(
+                call.ask.first, call.reader_process_bytes, look=target.queued and not call.ask.passes_look(fence)
+            ),
         )
 
     async def _open(self, sends: bool) -> _Opened:
-        """Check everything that can be checked before a record is read."""
+        """Open the files and make every check that needs no record and no request."""
         settings, ask, notify = self.call.settings, self.call.ask, self.context.notify
         account = self.call.account()
         check_doubles(settings, ask.accept_doubles)
         if settings.since:
-            parse_since(settings.since)  # before the older run is read, which may take long
+            parse_since(settings.since)  # fail before reading the older run, which may take long
         mappings = self.call.mappings()
         sources = open_sources(settings, mappings, accept_broken=ask.accept_broken)
         path = Path(settings.checkpoint)
@@ -205,8 +212,11 @@ class Assembly:
         )  # fmt: skip
 
     async def _check(self, file: Checkpoint, fence: Fence | None, marks: Marks) -> list[Batch]:
-        """Raise `Unusable` unless export and outbox are what the checkpoint knows of them. Returns the batches whose
-        bodies are lost where that ends nothing: they are given up, or a lost copy may have settled them."""
+        """Check export and outbox against the checkpoint. Raises `Unusable` if they differ.
+
+        Returns the batches without a body. They are no error if the operator gives them up, or if the newest copy of
+        the checkpoint is lost, which may have settled them.
+        """
         await self._reading(partial(check_contents, file, marks))
         given_up = (
             self.call.ask.bodies_lost or file.lost() is not None or (fence is not None and fence.newer is not None)
@@ -216,8 +226,7 @@ class Assembly:
     async def _read_ahead(
         self, opened: _Opened, inputs: Mapping[str, StageInput], reads: Callable[[Checkpoint], bool], sends: bool
     ) -> tuple[Marks, Mapping[str, KeyIndex]]:
-        """Read what has to be known of the export before the first request: the fingerprints of new files, and the
-        index of each stage that has one."""
+        """Read what the run needs before its first request: fingerprints of new files, and a dedup index by stage."""
         file, notify = opened.file, self.context.notify
         new = new_files(file, opened.marks, self.call.settings, notify)
         fresh = await self._reading(partial(with_samples, new))
@@ -230,7 +239,7 @@ class Assembly:
         return fresh, await self._scan(opened, inputs, fresh) if reading_on else {}
 
     async def _scan(self, opened: _Opened, inputs: Mapping[str, StageInput], fresh: Marks) -> Mapping[str, KeyIndex]:
-        """Scan what is not read yet before the first request, and raise what stops the run."""
+        """Scan the records that are not read yet. Returns the indexes; raises the `Problem` that stops the run."""
         settings, ask, notify = self.call.settings, self.call.ask, self.context.notify
         if ask.unchecked:
             notify(Warned("unchecked", "unchecked: a duplicate customer in the export will be sent twice"))
@@ -254,8 +263,7 @@ class Assembly:
     async def _begin(
         self, opened: _Opened, fresh: Marks, limiter: RateLimiter | Unlimited
     ) -> tuple[Checkpoint, list[Batch]]:
-        """The checkpoint, bound to this call, with what an earlier one left made safe; the batches whose bodies are
-        lost."""
+        """Bind the checkpoint to this call and recover from the last one. Returns it and the batches without a body."""
         call, notify = self.call, self.context.notify
         file, lost = opened.file, opened.lost
         if file is None:
@@ -268,7 +276,7 @@ class Assembly:
         if words := await limiter.enter(file.run["id"], file.starts()):
             notify(Warned("limits-changed", words))
         if lost or file.lost() is not None:
-            lost = file.lost_bodies()  # what became unknown is among them now
+            lost = file.lost_bodies()  # again: recovery has made more batches unknown
         file.sweep_outbox()
         self.stack.callback(_sweep, file)
         return file, lost
@@ -276,8 +284,11 @@ class Assembly:
     async def _sent(
         self, inputs: Mapping[str, StageInput], binding: Mapping[str, Any], newer: Checkpoint | None
     ) -> list[Sent]:
-        """What the older run that the settings name has left at the target, for the `newer` one that sends; and what
-        that run has left out in turn, for an even older one had sent it."""
+        """What the older runs have left at the target, the oldest first.
+
+        The settings name one older run. That run may name an even older one, whose records it left out. `newer` is the
+        checkpoint that sends now.
+        """
         call, notify = self.call, self.context.notify
         found: list[Sent] = []
         chain = list(self._older_runs())
@@ -290,21 +301,21 @@ class Assembly:
             older = Older(file, narrowed(inputs_then, found, settings.since, SECOND, ignore))
             older.check(binding if call.ask.dry_run is None else file.run["binding"], newer)
             notify(Waiting("older-run", f"reading what {path} has left at the target"))
-            list_of = Path(f"{call.settings.checkpoint}{f'.before-{at}' if at else ''}.not-in")
-            sent = await self._reading(partial(make, list_of, older, inputs, SECOND, notify))
+            work_file = Path(f"{call.settings.checkpoint}{f'.before-{at}' if at else ''}.not-in")
+            sent = await self._reading(partial(make, work_file, older, inputs, SECOND, notify))
             self.stack.callback(sent.left.close)
             self.stack.callback(sent.places.close)
             found.append(sent)
         return found
 
     def _older_runs(self) -> Iterator[tuple[Path, Checkpoint]]:
-        """The checkpoint that `not_in` names, opened to read, then the one that this run left out, and so on."""
+        """Open the checkpoint that `not_in` names, read-only, then the one that its own `not_in` names, and so on."""
         name, known = self.call.settings.not_in, set[str]()
         while name:
             path = Path(name)
             file = self._opened_to_read(path)
             if file.run["id"] in known:
-                break  # renamed files name each other
+                break  # a loop: files were renamed
             known.add(file.run["id"])
             yield path, file
             name = from_checkpoint(path, file.run["context"], None)[0].not_in
@@ -317,7 +328,7 @@ class Assembly:
         return Store(writer, self._opened_to_read(file.path), self.stack.enter_context(self.executor()))
 
     async def _reading(self, work: Callable[[Callable[[], bool]], T]) -> T:
-        """Do what reads files in the reader's thread. Ended early, nothing has begun, as after an abort."""
+        """Run `work` in the thread that reads files. Raises `CancelledError` if the run is stopped meanwhile."""
         found = await asyncio.get_running_loop().run_in_executor(self.thread, work, self.context.stop.is_set)
         if self.context.stopping:
             raise asyncio.CancelledError
@@ -330,6 +341,6 @@ class Assembly:
 
 
 def _sweep(file: Checkpoint) -> None:
-    """Leave nothing in the outbox that no batch needs, however the run ended."""
+    """Delete what no batch needs from the outbox, however the run ended."""
     with suppress(Problem):
         file.sweep_outbox()

@@ -1,4 +1,4 @@
-"""Binds a checkpoint to account, export and settings when a call begins, and says what the last one left unknown."""
+"""Binds a checkpoint to account, export and settings at the start of a call, and recovers from the last call."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ NAMED = 20  # batches in one warning
 
 
 def create(path: Path, fence: Fence | None, binding: Mapping[str, Any], started: float) -> Checkpoint:
-    """A new checkpoint, bound to the account."""
+    """Create a checkpoint, bound to the account."""
     if fence is not None:
-        fence.raise_to(Mark())  # before it exists: a copy of it is known wherever it turns up
+        fence.raise_to(Mark())  # first, so that the fence knows every copy of the checkpoint
     run_id = fence.run_id if fence is not None else ""
     return Checkpoint.create(path, run_id=run_id, binding=binding, version=version("streammig"), started=started)
 
@@ -30,8 +30,7 @@ def create(path: Path, fence: Fence | None, binding: Mapping[str, Any], started:
 def new_files(
     file: Checkpoint | None, marks: Marks, settings: Settings, notify: Notify
 ) -> dict[str, list[Mapping[str, Any]]]:
-    """The fingerprints of the files that the checkpoint does not have yet, by stage. Tells which array was found in a
-    file where none was named."""
+    """Fingerprints of files that are new to the checkpoint, by stage. Notifies which array was detected in a file."""
     known = {row.name: len(file.fingerprints(row.name)) for row in file.stages()} if file is not None else {}
     fresh = {name: list(found[known.get(name, 0) :]) for name, found in marks.items()}
     for name, files in fresh.items():
@@ -44,10 +43,10 @@ def new_files(
 def bind(
     file: Checkpoint, shape: Mapping[str, Any], fresh: Mapping[str, Any], context: Mapping[str, Any] | None
 ) -> None:
-    """Add the new files, and stages, to the checkpoint; with the `context` of the call unless it is None."""
+    """Add new stages and files to the checkpoint, and the `context` of the call unless it is None."""
     with file.transaction():
         if context is not None:
-            file.set_context(file.run["context"] | context)  # what an earlier call found out is kept
+            file.set_context(file.run["context"] | context)  # keeps other entries, such as the plan
         known = {row.name for row in file.stages()}
         for name, marks in fresh.items():
             if name not in known:
@@ -57,7 +56,7 @@ def bind(
 
 
 def call_context(settings: Settings, ask: Ask, limits: str, state_dir: Path, folder: Path) -> dict[str, Any]:
-    """What another command needs to know of this one: where its files lie, and the windows of its limits."""
+    """What later commands need to know of this call: its files, its settings and its limits. JSON-ready."""
     stages = {name: settings.stage(name) for name in settings.stages}
     return {
         "command": ask.command,
@@ -73,7 +72,7 @@ def call_context(settings: Settings, ask: Ask, limits: str, state_dir: Path, fol
 
 
 def recover(file: Checkpoint, fence: Fence | None, now: float, notify: Notify) -> None:
-    """Make unknown what an earlier process may have sent, and raise the fence to what this copy knows."""
+    """Mark batches as unknown that an earlier process may have sent, then raise the fence to this checkpoint's tick."""
     if fence is not None and fence.newer is not None:
         _warn(notify, file.newest_is_lost(fence.newer, now), "newest-is-lost", "the newest copy is lost")
     _warn(notify, file.recover(), "crashed-while-sending", "the last run ended while it was sending")

@@ -1,4 +1,4 @@
-"""The outbox before a run: whether it has room, and bodies that are not in it any more."""
+"""The outbox before a run: its room on the disk, and batches whose bodies are lost."""
 
 from __future__ import annotations
 
@@ -18,14 +18,16 @@ from streammig.stage import QUEUE_BYTES, REJECTED_BYTES
 from streammig.telemetry import Warned
 
 CODE = "body-lost"
-WITH_TABLE = 1.25  # bytes of a body with the table of its records, for each byte of it
+WITH_TABLE = 1.25  # bytes on the disk for each byte of a body: its table of records lies beside it
 WHY = "its batch was not sent, and the body is lost"
 
 
 def room_of_outbox(settings: Settings, marks: Marks, checkpoint: Path) -> dict[str, int]:
-    """What the outbox may still take on the disk, in bytes: bodies that are queued, in flight, unknown, parked, and
-    rejected ones up to a limit; but not more than the longest stage has."""
-    ahead = BEHIND + 3  # what is read ahead, and a worker and rejected ones, more than may be
+    """Bytes that the outbox may still need on the disk.
+
+    It holds bodies that are queued, in flight, unknown, parked or rejected. It never holds more than the longest stage.
+    """
+    ahead = BEHIND + 3  # bodies read ahead, and a margin: one more worker, and rejected bodies beyond their limit
     most = QUEUE_BYTES + REJECTED_BYTES + (2 * settings.concurrency + settings.most_parked + ahead) * settings.max_bytes
     longest = max(sum(mark["length"] for mark in files) for files in marks.values())
     there = outbox_path(checkpoint)
@@ -34,7 +36,7 @@ def room_of_outbox(settings: Settings, marks: Marks, checkpoint: Path) -> dict[s
 
 
 def check_bodies(file: Checkpoint, given_up: bool) -> list[Batch]:
-    """The batches whose bodies are missing or altered; raises `Unusable` where they are not `given_up`."""
+    """Return the batches whose bodies are missing or altered. Raises `Unusable` for any unless `given_up`."""
     lost = file.lost_bodies()
     if lost and not given_up:
         raise file.outbox.lost(lost)
@@ -42,11 +44,11 @@ def check_bodies(file: Checkpoint, given_up: bool) -> list[Batch]:
 
 
 async def give_up(reading: Reading, context: Context, lost: list[Batch], given_up: bool) -> None:
-    """Make dead letters of these batches by their places in the export, and park those of unknown outcome.
+    """Turn these batches into dead letters, by their places in the export. Parks those with an unknown outcome.
 
-    Where the newest copy of the checkpoint is lost, most of these were settled in it: bodies that come out of the
-    export as they were sealed are made again first. Raises `Unusable` where the rest is not `given_up`, or where a
-    batch that was not sent does not come out as it was: then its places mean something else now.
+    If the newest copy of the checkpoint is lost, it had settled most of these and deleted their bodies. So each body
+    is first made again from the export, and kept if its digest is the same. Raises `Unusable` if others remain and are
+    not `given_up`. Raises it too if an unsent batch differs now: its places no longer mean the same records.
     """
     if lost and reading.lookup.lost() is not None:
         lost = [batch for batch in lost if not await _made_again(reading, batch)]
@@ -74,7 +76,7 @@ async def _end(reading: Reading, context: Context, batch: Batch) -> None:
 
 
 def _by_places(batch: Batch) -> list[DeadLetter]:
-    """One letter for each place of a batch that was made of dead letters; the first holds the sums of all."""
+    """One dead letter for each place of a retried batch. The first letter holds the sums of all."""
     tallies = [batch.tally] + [Tally()] * (len(batch.ranges) - 1)
     return [
         DeadLetter(Position(begin.source, begin.offset, 0, begin.ordinal), begin.unit, CODE, WHY, tally)
@@ -83,7 +85,7 @@ def _by_places(batch: Batch) -> list[DeadLetter]:
 
 
 async def _records(reading: Reading, batch: Batch) -> tuple[list[Record], Draft]:
-    """The records and the body that the export makes of a batch now."""
+    """Read a batch again from the export: its records, and the body that they make now."""
     rules = await reading.rules(batch.stage)
     records = await reading.read(records_within, reading.inputs[batch.stage].source, rules, batch.ranges)
     return records, assemble(records, rules.head, rules.tail)
@@ -102,8 +104,8 @@ async def _bury(reading: Reading, context: Context, batch: Batch) -> None:
     if draft.digest != batch.digest:
         raise Unusable(
             "batch-changed",
-            f"batch {batch.seq} of {batch.stage} does not come out of the export as it was sealed, and its body is"
-            " lost: its places mean other records now",
-            "Run the same command with the mapping, the version and the export that it was sealed with.",
+            f"batch {batch.seq} of {batch.stage} has lost its body, and the export gives another body now: its places"
+            " mean other records",
+            "Run the same command with the mapping, the version and the export of the run that made the batch.",
         )
     await make_dead_letters(reading.store, context.now(), batch, records, CODE, WHY)

@@ -1,4 +1,4 @@
-"""How a Python process of ours is begun: with our modules, without the API key, and not for Ctrl-C to end."""
+"""Starts our Python child processes: with our modules, without the API key, out of reach of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import sys
 from collections.abc import Mapping, Sequence
 
 KEY_VARIABLE = "MASIVO_API_KEY"
-GC_THRESHOLD = 200_000  # records hold no cycles: looking for some among thousands of them took a tenth of all
-# What the parent found its modules by comes first, so that the child finds the same.
+GC_THRESHOLD = 200_000  # records hold no cycles; the default threshold costs a tenth of the CPU time
+# The child takes over the parent's sys.path, so that it finds the same modules.
 _MODULES = "import json, sys\nsys.path[:] = json.loads(sys.argv.pop(1))\n"
 
 
 def environment() -> dict[str, str]:
-    """The environment for a child that needs no key."""
+    """The environment of this process without the API key."""
     return {name: value for name, value in os.environ.items() if name != KEY_VARIABLE}
 
 
@@ -23,8 +23,10 @@ def begin(
     program: str, *arguments: str, stdout: int, stderr: int | None = None, kept_open: Sequence[int] = (),
     environ: Mapping[str, str] | None = None,
 ) -> subprocess.Popen[bytes]:  # fmt: skip
-    """Run a Python program with a pipe as its standard input, in a session of its own: Ctrl-C is ours to answer. By
-    default it gets our `environment`. Raises `OSError` where it can't be started."""
+    """Start a Python program with a pipe as its standard input. Raises `OSError` if it can't be started.
+
+    It has a session of its own, so that Ctrl-C reaches only this process. `environ` is `environment()` by default.
+    """
     return subprocess.Popen(
         [sys.executable, "-P", "-c", _MODULES + program, json.dumps(sys.path), *arguments], stdin=subprocess.PIPE,
         stdout=stdout, stderr=stderr, pass_fds=kept_open, start_new_session=True,

@@ -8,17 +8,17 @@ from typing import NamedTuple, Protocol
 
 
 class Boot(NamedTuple):
-    """A time that nobody can set: seconds since the machine was started."""
+    """Time since the machine was started, which setting the clock does not change."""
 
-    id: str  # of that start of the machine; "" where it has none
+    id: str  # of this boot; "" on a system that has none
     seconds: float
 
 
 class Clock(Protocol):
-    """Wall-clock time, passed in so that a test can own it.
+    """Wall-clock time.
 
-    Durations are measured and slept on the event loop's own clock (`loop.time()`, `asyncio.sleep`), which a test
-    replaces together with this one. Must not jump while a call is in the executor.
+    Durations are measured on the event loop's clock (`loop.time()`, `asyncio.sleep`). A test replaces both clocks
+    together. Its clock must not jump while a call is in the executor.
     """
 
     def time(self) -> float:
@@ -31,8 +31,6 @@ class Clock(Protocol):
 
 
 class SystemClock:
-    """The machine's clocks."""
-
     def time(self) -> float:
         return time.time()
 

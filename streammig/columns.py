@@ -1,4 +1,4 @@
-"""What the rules make of many records at once: columns, and the objects of single records where these are needed."""
+"""Columns: the judged records of a span, as arrays. Objects of single records are made only on demand."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from decimal import Decimal
 from functools import cached_property
 from itertools import accumulate, pairwise, repeat
+from operator import itemgetter
 from typing import Any, NamedTuple, TypeVar
 
 from streammig.model import DeadLetter, Examined, Record, Span, Tally, add_by_reason
@@ -15,22 +16,26 @@ Facts = TypeVar("Facts")
 
 
 class LeftOut(NamedTuple):
-    """What of the source record at an index of the span is not sent, as in `Examined`."""
+    """The parts of one source record that are not sent; fields as in `Examined`."""
 
-    at: int
+    at: int  # index of the source record in the span
     filtered: tuple[tuple[str, Tally], ...] = ()
     dead: tuple[DeadLetter, ...] = ()
     absent: tuple[tuple[str, str], ...] = ()
 
 
 class Columns:
-    """What becomes of the source records of a span, in columns: a row for each element of a request, in reading order.
+    """The judged records of a span, in columns: one row for each element of a request, in reading order.
 
-    A source record has one row, none, or with a mapping several: `index` is its place in the span, and `unit` the
-    number of the row's first unit in it, as in `Examined`. `edited` has the bytes of the rows that differ from the
-    span's. The amounts of row i are `amounts[upto[i]:upto[i + 1]]`, with their keys beside them; `inner` and `uniques`
-    are as `Record.inner` and `Record.unique`, empty where a stage has none. `dropped` are unknown fields that were cut,
-    by index in the span.
+    A source record makes one row, no row, or several through a mapping.
+
+    - `index`: index of the row's source record in the span
+    - `unit`: number of the row's first unit in its source record, as in `Examined`
+    - `edited`: bytes of each row that differs from the bytes in the span
+    - `amounts[upto[i]:upto[i + 1]]`: the amounts of row i; `keys` has the key of each
+    - `inner`, `uniques`: as `Record.inner` and `Record.unique`; empty if the stage has none
+    - `left_out`: what is filtered or dead
+    - `dropped`: paths of unknown fields that were cut, with the index in the span
     """
 
     __slots__ = (
@@ -56,7 +61,7 @@ class Columns:
         return len(self.index)
 
     def extend(self, other: Columns, begin: int, end: int) -> None:
-        """Add rows of other columns, all that belongs to them but what was left out and dropped."""
+        """Add the rows `begin` to `end` of other columns, without `left_out` and `dropped`."""
         low, high = other.upto[begin], other.upto[end]
         shift, rows = self.upto[-1] - low, len(self)
         if other.edited:
@@ -72,7 +77,7 @@ class Columns:
         self.upto += [each + shift for each in other.upto[begin + 1 : end + 1]]
 
     def add(self, index: int, found: Examined) -> None:
-        """Add what became of one source record."""
+        """Add one judged source record."""
         for record in found.records:
             self.edited[len(self)] = record.body
             self.index.append(index)
@@ -93,12 +98,12 @@ class Columns:
 
 
 class Judged(NamedTuple):
-    """What a compiled judge found of a block of records: where they stand, and the columns of those that are clean.
+    """The verdict of a compiled judge on a block of records: their edges, and columns for the clean ones.
 
-    `unsure` are the indices of the others, which its rules must look at. Only the rules that `by` names can use it.
+    `unsure`: indices of the other records, which the rules must judge in Python.
     """
 
-    by: object
+    by: object  # the judge; only its own rules can use the verdict
     starts: list[int]
     ends: list[int]
     columns: Columns
@@ -106,9 +111,9 @@ class Judged(NamedTuple):
 
 
 def merged(clean: Columns, others: Columns) -> Columns:
-    """The columns of both, which are of different records of one span, in reading order."""
+    """Merge columns of different records of one span, in reading order."""
     out, taken, row = Columns(), 0, 0
-    if not len(others):  # nothing stands between the rows, so that they can be had as they are
+    if not len(others):  # no row comes between, so the lists are shared, not copied
         for name in Columns.__slots__:
             setattr(out, name, getattr(clean, name))
         taken = len(clean)
@@ -121,12 +126,12 @@ def merged(clean: Columns, others: Columns) -> Columns:
         taken, row = upto, behind
     out.extend(clean, taken, len(clean))
     out.left_out = others.left_out
-    out.dropped = sorted(clean.dropped + others.dropped, key=_at)
+    out.dropped = sorted(clean.dropped + others.dropped, key=itemgetter(0))
     return out
 
 
 class Chunk:
-    """A span with the columns of its records."""
+    """A span and the columns of its records."""
 
     def __init__(self, span: Span, columns: Columns) -> None:
         self.span = span
@@ -141,18 +146,18 @@ class Chunk:
 
     @property
     def is_plain(self) -> bool:
-        """Whether each record is one row."""
+        """Whether each source record makes exactly one row."""
         return len(self.columns) == len(self.span) and not any(self.columns.unit)
 
     @cached_property
     def edges(self) -> tuple[Sequence[int], Sequence[int]]:
-        """Where the record of each row begins in the bytes of the span, and where it ends."""
+        """The begin and the end of each row's source record, as offsets into the bytes of the span."""
         starts, ends, index = self.span.starts, self.span.ends, self.columns.index
         return (starts, ends) if self.is_plain else ([starts[at] for at in index], [ends[at] for at in index])
 
     @cached_property
     def widths(self) -> list[int]:
-        """The bytes of each row, with a comma."""
+        """The size of each row in bytes, with a comma."""
         found = [end - start + 1 for start, end in zip(*self.edges, strict=True)]
         for row, body in self.columns.edited.items():
             found[row] = len(body) + 1
@@ -160,16 +165,16 @@ class Chunk:
 
     @cached_property
     def sizes(self) -> list[int]:
-        """What the rows before each one hold in bytes, with a comma each."""
+        """Running total of `widths`: item i is the size of all rows before row i."""
         return list(accumulate(self.widths, initial=0))
 
     @cached_property
     def counts(self) -> list[int]:
-        """What the rows before each one hold in units."""
+        """Running total of units: item i is the units of all rows before row i."""
         return list(accumulate(self.columns.units, initial=0))
 
     def unusual(self) -> list[tuple[int, int, int]]:
-        """The source records that are not one row and nothing else: index, first row, and the row behind the last."""
+        """Source records that are not exactly one row: (index, first row, row after the last)."""
         index = self.columns.index
         found = {*self._left_out}
         if not self.is_plain:
@@ -178,12 +183,10 @@ class Chunk:
         return [(at, *self.rows(at)) for at in sorted(found)]
 
     def rows(self, at: int) -> tuple[int, int]:
-        """The first row of a source record, and the one behind its last."""
+        """The first row of a source record, and the row after its last."""
         return bisect_left(self.columns.index, at), bisect_left(self.columns.index, at + 1)
 
-    def bodies(self, begin: int = 0, end: int | None = None) -> list[bytes]:
-        """The bytes of the rows from `begin` to `end`."""
-        end = len(self.columns) if end is None else end
+    def _bodies(self, begin: int, end: int) -> list[bytes]:
         it = self.columns
         index = it.index[begin:end]
         if index and index[-1] - index[0] == len(index) - 1:
@@ -195,28 +198,28 @@ class Chunk:
         return bodies
 
     def facts(self, look: Callable[[bytes, Sequence[int], Sequence[int], dict[int, bytes]], Facts]) -> Facts:
-        """What `look` tells of the bodies of all rows; it is asked once."""
+        """Call `look` on the bodies of all rows, once; later calls return the same result."""
         if self._facts is None:
             self._facts = look(self.span.data, *self.edges, self.columns.edited)
         found: Facts = self._facts
         return found
 
     def records(self, begin: int = 0, end: int | None = None) -> list[Record]:
-        """The rows from `begin` to `end` as an object each."""
+        """The rows from `begin` to `end` as `Record` objects."""
         end = len(self.columns) if end is None else end
         it, rows = self.columns, slice(begin, end)
-        positions, bodies = list(map(self.span.position, it.index[rows])), self.bodies(begin, end)
+        positions, bodies = list(map(self.span.position, it.index[rows])), self._bodies(begin, end)
         low, high = it.upto[begin], it.upto[end]
         pairs = list(zip(it.keys[low:high], it.amounts[low:high], strict=True))
         amounts = [tuple(pairs[first - low : last - low]) for first, last in pairwise(it.upto[begin : end + 1])]
         inner = it.inner[rows] if it.inner else repeat(None)
         uniques = it.uniques[rows] if it.uniques else repeat("")
-        # In the order of a record's fields.
+        # In the order of the fields of `Record`.
         fields = (positions, it.unit[rows], it.owners[rows], bodies, it.units[rows], amounts, inner, uniques)
         return list(map(Record, *fields))
 
     def examined(self, at: int) -> Examined:
-        """What became of one source record."""
+        """One source record as an `Examined` object."""
         filtered: dict[str, Tally] = {}
         dead: tuple[DeadLetter, ...] = ()
         absent: tuple[tuple[str, str], ...] = ()
@@ -228,7 +231,7 @@ class Chunk:
         return Examined(self.span.position(at), records, left_out, dead, absent, self.dropped.get(at, ()))
 
     def all(self) -> list[Examined]:
-        """What became of each source record, in order."""
+        """Every source record as an `Examined` object, in order."""
         found: list[Examined] = []
         row = 0
         for at, low, high in [*self.unusual(), (len(self.span), len(self.columns), 0)]:
@@ -240,7 +243,7 @@ class Chunk:
         return found
 
     def changed(self, ats: Collection[int], change: Callable[[Examined], Examined]) -> Columns:
-        """The columns with something else become of these source records."""
+        """A copy of the columns in which `change` has replaced these source records."""
         out, taken = Columns(), 0
         for at in sorted(ats):
             low, high = self.rows(at)
@@ -248,17 +251,14 @@ class Chunk:
             out.add(at, change(self.examined(at)))
             taken = high
         out.extend(self.columns, taken, len(self.columns))
-        out.left_out = sorted([it for it in self.columns.left_out if it.at not in ats] + out.left_out, key=_at)
-        out.dropped = sorted([it for it in self.columns.dropped if it[0] not in ats] + out.dropped, key=_at)
+        by_index = itemgetter(0)
+        out.left_out = sorted([it for it in self.columns.left_out if it.at not in ats] + out.left_out, key=by_index)
+        out.dropped = sorted([it for it in self.columns.dropped if it[0] not in ats] + out.dropped, key=by_index)
         return out
 
 
-def _at(it: LeftOut | tuple[int, tuple[str, ...]]) -> int:
-    return it[0]
-
-
 class Rows(NamedTuple):
-    """Rows of a chunk one behind the other, each all that is sent of its source record, and nothing between them."""
+    """Consecutive rows of a chunk. Each is its whole source record, and no source record between them is left out."""
 
     chunk: Chunk
     begin: int
@@ -270,7 +270,7 @@ class Rows(NamedTuple):
 
     @property
     def size(self) -> int:
-        """Their bytes, with a comma each."""
+        """Size in bytes, with a comma after each row."""
         return self.chunk.sizes[self.end] - self.chunk.sizes[self.begin]
 
     @property
@@ -279,7 +279,7 @@ class Rows(NamedTuple):
 
     @property
     def keys(self) -> list[str]:
-        """Of what they add to the sums, the name of each; `amounts` are beside them."""
+        """The key of each item of `amounts`."""
         it = self.chunk.columns
         return it.keys[it.upto[self.begin] : it.upto[self.end]]
 
@@ -294,7 +294,7 @@ class Rows(NamedTuple):
 
     @property
     def body(self) -> bytes:
-        """All of them, joined with commas: one slice of the span where they stand there like this."""
+        """The rows joined with commas: one slice of the span if the bytes are there in exactly this form."""
         span, first, last = (
             self.chunk.span,
             self.chunk.columns.index[self.begin],
@@ -303,7 +303,7 @@ class Rows(NamedTuple):
         edited = self.chunk.columns.edited.keys() & range(self.begin, self.end)
         begin, end = span.starts[first], span.ends[last]
         size = self.size - 1
-        # In an array a gap holds one comma, and so no more if it is a byte long. Between lines there is none.
+        # Equal sizes mean gaps of one byte each. In an array that byte is the comma, between lines it is a newline.
         if not edited and size == end - begin and (first == last or span.data[span.ends[first]] == 0x2C):
             return span.data[begin:end]
         found = span.cut(first, last + 1)
@@ -315,7 +315,7 @@ class Rows(NamedTuple):
         return self.chunk.records(self.begin, self.end)
 
     def alike(self, owner: str, unique: str) -> Record:
-        """The first record that has the owner, or this other value that must be unique."""
+        """The first record with this owner, or else with this `unique` value."""
         owners, uniques = self.owners, self.uniques
         row = self.begin + (owners.index(owner) if owner in owners else uniques.index(unique))
         return self.chunk.records(row, row + 1)[0]

@@ -1,4 +1,4 @@
-"""What everything that works on a run is given: time, dice, the way to say something, and when to stop."""
+"""The context of a run: clock, random numbers, notices, the stop signal and the target's times."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ T = TypeVar("T")
 
 
 class Stop(asyncio.Event):
-    """Set where no new request is to be made. It tells whoever waits for something else meanwhile."""
+    """An event that ends new requests. Callers that wait for something else can register to be told."""
 
     def __init__(self) -> None:
         super().__init__()
         self._told: dict[object, Callable[[], None]] = {}
 
     def set(self) -> None:
-        if not self.is_set():  # whoever was told once is on its way
+        if not self.is_set():  # each caller is told once
             super().set()
             for tell in tuple(self._told.values()):
                 tell()
 
     @contextmanager
     def telling(self, tell: Callable[[], None]) -> Iterator[None]:
-        """Call `tell` when it is set, as long as the block lasts."""
+        """Call `tell` if the event is set within the block."""
         me = object()
         self._told[me] = tell
         try:
@@ -43,15 +43,15 @@ class Stop(asyncio.Event):
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """What a target is given to do its work, in seconds."""
+    """How long the target gets for its work, in seconds."""
 
-    settle: float  # for its queue to come to what it accepted
-    visible: float  # until what it accepted can be seen, at most
+    settle: float  # for its queue, before a read-back counts
+    visible: float  # at most, until accepted records can be seen
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """Made once a run, and passed to whoever needs it."""
+    """Made once a run, and passed to every part of it."""
 
     clock: Clock
     rng: Random
@@ -70,19 +70,18 @@ class Context:
     async def until_stopped(
         self, waiting: Coroutine[Any, Any, T], unless: Callable[[], bool] = lambda: False
     ) -> T | None:
-        """As `until_stopped`, for the stop of this run."""
+        """As the function `until_stopped`, with this run's `stop`."""
         return await until_stopped(self.stop, waiting, unless)
 
     async def pause(self, seconds: float) -> bool:
-        """Wait so long; False if the run is to stop."""
+        """Wait for some seconds. False if the run is to stop."""
         if seconds > 0:
             await self.until_stopped(asyncio.sleep(seconds))
         return not self.stop.is_set()
 
 
 async def in_thread(executor: Executor, work: Callable[[], T], halt: Event) -> T:
-    """Do `work` in a thread. A cancel sets `halt`, and waits until the work has ended: it may use what the caller is
-    about to close."""
+    """Run `work` in a thread. A cancel sets `halt`, then waits for the end of the work, which may use open files."""
     done = asyncio.get_running_loop().run_in_executor(executor, work)
     try:
         return await asyncio.shield(done)
@@ -95,10 +94,9 @@ async def in_thread(executor: Executor, work: Callable[[], T], halt: Event) -> T
 async def until_stopped(
     stop: Stop, waiting: Coroutine[Any, Any, T], unless: Callable[[], bool] = lambda: False
 ) -> T | None:
-    """The result of `waiting`. As soon as `stop` is set, it is cancelled, and None is returned; but if `unless` is true
-    then, it goes on.
+    """Await `waiting` and return its result. If `stop` is set, cancel it and return None, unless `unless()` is true.
 
-    It runs in the caller's task, as within `asyncio.timeout`: a task of its own each time costs more than most waits.
+    It runs in the caller's task, like `asyncio.timeout`: a new task each time costs more than most waits.
     """
     if stop.is_set():
         waiting.close()
@@ -115,7 +113,7 @@ async def until_stopped(
 
     def stopped() -> None:
         nonlocal due
-        due = loop.call_soon(give_up)  # never from within the task itself: it would be cancelled at some later wait
+        due = loop.call_soon(give_up)  # not from within the task itself: that would cancel a later wait
 
     with stop.telling(stopped):
         try:

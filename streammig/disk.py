@@ -1,4 +1,4 @@
-"""Files of ours on the disk: for their owner alone, never through a link, whole or not there; and full disks."""
+"""streammig's own files: owner-only, never through a link, written whole or not at all; and full disks."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import stat
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 from streammig.errors import MachineFault, Unusable
 
@@ -16,21 +16,21 @@ NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def disk_fault(code: str, what: str, hint: str, error: OSError) -> MachineFault:
-    """What the file system refused, as the machine's fault: with `code`, but a full disk is `disk-full` everywhere."""
+    """Make a `MachineFault` of a file system's error. A full disk has the code `disk-full` whatever `code` is."""
     if error.errno in NO_ROOM:
         code, hint = "disk-full", "Make room, then run the same command."
     return MachineFault(code, f"{what}: {error.strerror}", hint)
 
 
 def create(path: Path) -> BinaryIO:
-    """A new file, owner-only. Raises `FileExistsError` where one is there."""
+    """Create an owner-only file. Raises `FileExistsError` if the name exists."""
     return open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600), "wb")
 
 
 def own(path: str | Path, flags: int) -> int:
-    """The descriptor of a file of ours, by the flags of `os.open`; also an `opener` for `open`. Made, it is owner-only.
+    """Open one of our files with the flags of `os.open`, also as an `opener` for `open`. A new file is owner-only.
 
-    Raises `Unusable` for a link, and for what is no file: somebody else put it there, and meant another file.
+    Raises `Unusable` for a link, a folder or a device: somebody else put it there.
     """
     try:
         # Without O_NONBLOCK a FIFO would wait for its other end.
@@ -45,43 +45,36 @@ def own(path: str | Path, flags: int) -> int:
 
 
 def read_own(path: Path) -> bytes:
-    """What a file of ours holds. Raises as `own`, and `OSError`."""
+    """Read one of our files. Raises like `own`, and `OSError`."""
     with open(path, "rb", opener=own) as file:
         return file.read()
 
 
 def own_folder(path: Path) -> None:
-    """Make a folder of ours, owner-only, durably, unless it is there. Raises `Unusable` for what is no folder."""
+    """Make an owner-only folder durably, unless it exists. Raises `Unusable` if the name is not a folder."""
     try:
         path.mkdir(mode=0o700)
         sync_names(path.parent)
     except FileExistsError:
-        refuse_foreign_folder(path)
+        refuse_foreign(path, "folder")
 
 
-def refuse_foreign(path: Path) -> None:
-    """Raise `Unusable` unless a file of ours is there, or nothing."""
+def refuse_foreign(path: Path, wanted: Literal["file", "folder"] = "file") -> None:
+    """Raise `Unusable` if the path is anything but a regular file, or a folder. A missing path is fine."""
+    is_wanted = stat.S_ISREG if wanted == "file" else stat.S_ISDIR
     with suppress(FileNotFoundError):
-        if not stat.S_ISREG(path.lstat().st_mode):
-            raise _foreign(path, "file")
-
-
-def refuse_foreign_folder(path: Path) -> None:
-    """Raise `Unusable` unless a folder of ours is there, or nothing."""
-    with suppress(FileNotFoundError):
-        if not stat.S_ISDIR(path.lstat().st_mode):
-            raise _foreign(path, "folder")
+        if not is_wanted(path.lstat().st_mode):
+            raise _foreign(path, wanted)
 
 
 def _foreign(path: Path, wanted: str) -> Unusable:
-    found = "a link" if path.is_symlink() else f"no {wanted}"
-    what = f"{path} is {found}, where streammig keeps a {wanted} of its own"
+    found = "a link" if path.is_symlink() else f"not a {wanted}"
+    what = f"{path} is {found}, but streammig keeps a {wanted} of its own there"
     return Unusable("foreign-file", what, "Nothing was read or written there. Move it away, then run the same command.")
 
 
 def remove_own(folder: Path, is_ours: Callable[[str], bool]) -> None:
-    """Delete files of ours from a folder, by their names, and the folder once it is empty. A link stays, as does what
-    else lies there."""
+    """Delete our files from a folder, by name, then the folder if it is empty. Links and other files stay."""
     with suppress(OSError):
         if folder.is_symlink():
             return
@@ -93,11 +86,10 @@ def remove_own(folder: Path, is_ours: Callable[[str], bool]) -> None:
 
 @contextmanager
 def whole_file(path: Path, part: Path | None = None) -> Iterator[Path]:
-    """A new owner-only file under another name, `part`, which takes its own, durably, once this ends well; else it
-    goes. What a crash has left under that name goes first, so only names of ours will do: of files that are ours
-    themselves, with `.part` behind.
+    """Write a file whole or not at all: yield the path of a temporary file, then rename it to `path` durably.
 
-    Raises `Unusable` where a link has one of these names.
+    If the block raises, the temporary file is deleted. So is one that a crash has left. `part` must therefore be a name
+    that only streammig uses; by default it is `path` with `.part` added. Raises `Unusable` if either name is a link.
     """
     part = part or path.with_name(path.name + ".part")
     for name in (path, part):
@@ -117,11 +109,10 @@ def whole_file(path: Path, part: Path | None = None) -> Iterator[Path]:
 
 @contextmanager
 def new_file(path: Path, may_replace: Callable[[Path], bool] = lambda _: False) -> Iterator[BinaryIO]:
-    """Open a file that the user named to write, as `whole_file`.
+    """Open a file for writing under a name that the user gave, as `whole_file` does.
 
-    A file that is there already is left as it is, unless `may_replace` says yes to it: it may be the export. So may a
-    file of this name with `.part` behind it, so the name of the part is one that nobody else gives. Raises `Unusable`
-    where a file is there, and `MachineFault` where it can't be written.
+    An existing file may be the export. It raises `Unusable` unless `may_replace` allows it. `NAME.part` may be the
+    user's too, so the temporary file has another name. Raises `MachineFault` if the file can't be written.
     """
     if path.exists() and not may_replace(path):
         raise Unusable("output-exists", f"{path} is there already", "Name another file, or move that one away.")
@@ -147,12 +138,12 @@ def begins_with(beginning: bytes) -> Callable[[Path], bool]:
 
 
 def sync(path: Path) -> None:
-    """Make the content of a file of ours durable. Raises as `own`."""
+    """Make the content of one of our files durable. Raises like `own`."""
     _sync(own(path, os.O_RDONLY))
 
 
 def sync_names(folder: Path) -> None:
-    """Make the names in a folder durable. The folder may be the user's, and named by a link."""
+    """Make the names in a folder durable. It may be the user's folder, reached through a link."""
     _sync(os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
 
 
@@ -164,9 +155,9 @@ def _sync(descriptor: int) -> None:
 
 
 def check_room(folder: Path, needs: Mapping[str, int], hint: str = "", free: int | None = None) -> None:
-    """Raise `MachineFault` where a folder, which need not exist yet, has less room than all of these need together.
+    """Raise `MachineFault` if a folder has less free space than the sum of `needs`, in bytes by purpose.
 
-    In bytes, as is what is `free`, if it is known.
+    The folder need not exist yet. `free` replaces the measured bytes of free space.
     """
     have = free_bytes(folder) if free is None else free
     if have < sum(needs.values()):
@@ -183,7 +174,7 @@ def _megabytes(size: int) -> str:
 
 
 def free_bytes(folder: Path) -> int:
-    """The bytes that may still be written below a folder, which need not exist yet."""
+    """Free bytes on the disk of a folder. The folder need not exist yet."""
     there = folder.absolute()
     while not there.exists():
         there = there.parent

@@ -1,4 +1,4 @@
-"""The three kinds of failure: a bad record is a value, a bad call is transient, a bad world stops the run."""
+"""Errors that stop a command, each with a stable code and an exit code."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 
 def counted(number: int, what: str, more: str = "s") -> str:
-    """A number of things as messages say it: 1 batch, 2,000 batches (`more` is "es")."""
+    """Format a number of things for a message: 1 batch, 2,000 batches (with `more` "es")."""
     return f"{number:,} {what}" + (more if number != 1 else "")
 
 
 class Problem(Exception):
-    """What stops a command, in words for the person who typed it.
+    """An error that stops a command, in words for the person who typed it.
 
-    `code` is stable, in kebab case: programs and tests go by it, never by the words. `what` says what was attempted, on
-    what, and what came back; `hint` says what to do or type next. Neither may hold an API key, a token or a value of a
+    `code` is stable, in kebab case: programs and tests use it, never the words. `what` says what was attempted, on
+    what, and what came back. `hint` says what to do or type next. Neither may hold an API key, a token or a value of a
     record. `exit_code` is the process's exit code.
     """
 
@@ -27,8 +27,8 @@ class Problem(Exception):
         self.hint = hint
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # Some kinds are made of other things than they hold: another process gets what they hold.
-        return _again, (type(self), vars(self))
+        # Pickle the attributes: some subclasses take other arguments than these.
+        return _restore, (type(self), vars(self))
 
     def json(self) -> dict[str, str | int]:
         return {"code": self.code, "what": self.what, "hint": self.hint, "exit_code": self.exit_code}
@@ -37,28 +37,27 @@ class Problem(Exception):
         return f"{self.what}\n{self.hint}" if self.hint else self.what
 
 
-def _again(kind: type[Problem], held: dict[str, Any]) -> Problem:
-    made = kind.__new__(kind, held["what"])
-    vars(made).update(held)
+def _restore(kind: type[Problem], attributes: dict[str, Any]) -> Problem:
+    made = kind.__new__(kind, attributes["what"])
+    vars(made).update(attributes)
     return made
 
 
 class MachineFault(Problem):
-    """The machine's fault (disk full, I/O error) or a defect of ours; the run can be resumed."""
+    """The machine failed (disk full, I/O error), or streammig has a defect. The run can be resumed."""
 
     exit_code = 1
 
 
 class Unusable(Problem):
-    """Usage, settings, export or checkpoint can't be used as asked."""
+    """The command line, the settings, the export or the checkpoint can't be used as asked."""
 
     exit_code = 2
 
 
 def defect(error: BaseException) -> MachineFault:
-    """What to say of an exception that nobody expected: its kind and its places, for its message may hold a value of a
-    record."""
-    import traceback  # which most commands never need
+    """Report an unexpected exception by its type and its lines of code. Its message may hold a value of a record."""
+    import traceback  # here, because most commands never need it
 
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
@@ -70,16 +69,16 @@ def defect(error: BaseException) -> MachineFault:
 
 EXPORT_BROKEN = "export-broken"
 AFTER_A_BREAK = (
-    "What stands before it is delivered, and a whole new run would send that twice. So export what stands behind it as"
-    " a file of its own, and migrate that with a checkpoint of its own."
+    "All records before that byte are sent. A new run of the whole file would send them twice. So export the records"
+    " after it as a file of its own, and migrate that with a checkpoint of its own."
 )
 
 
 class BrokenExport(Unusable):
-    """An export that can't be read on from a byte: everything before it was yielded.
+    """The export can't be read from some byte on. All records before it were yielded.
 
-    `path` is the file as the user named it, `offset` the byte in the decompressed stream. `whole`: the document is
-    complete before it, and what stands there holds no record.
+    `path` is the file as the user named it, `offset` the byte in the decompressed stream. `whole`: the document ends
+    before that byte, and no record comes after it.
     """
 
     def __init__(self, path: str, offset: int, why: str, hint: str = "", *, whole: bool = False) -> None:
@@ -91,7 +90,7 @@ class BrokenExport(Unusable):
 
 
 class UnknownOutcome(Problem):
-    """Batches with an unknown outcome are left."""
+    """Batches with an unknown outcome remain."""
 
     exit_code = 4
 
@@ -100,25 +99,25 @@ SAMPLES_MISSING = "samples-missing"
 
 
 class SamplesMissing(Problem):
-    """What the target accepted can't be seen there, and a later stage builds on it."""
+    """Accepted records can't be seen at the target, and a later stage depends on them."""
 
     exit_code = 3
 
 
 class TooManyDead(Problem):
-    """More records became dead letters than the settings allow: somebody has to look, and the run can go on."""
+    """More records became dead letters than the settings allow. The same command goes on."""
 
     exit_code = 3
 
 
 class Altered(Problem):
-    """A file that proves something is not as it was written, or does not fit what it proves."""
+    """A file that serves as proof was changed, or belongs to something else."""
 
     exit_code = 3
 
 
 class TargetStop(Problem):
-    """The target's word ends the run: credentials, permission, an answer that no record explains."""
+    """The target refuses credentials or permission, or gives an answer that no record explains."""
 
     exit_code = 5
 

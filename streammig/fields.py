@@ -1,4 +1,4 @@
-"""A mapping declared in the settings: where the value of each field comes from, and how it is converted."""
+"""Declared mappings: which source field each field of the target comes from, and how its value is converted."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from streammig.errors import Unusable
 
-ABSENT = object()  # no such field, null, or an empty text: the target's field is left out
+ABSENT = object()  # missing, null or empty: the target's field is left out
 SOURCES = ("field", "join", "constant", "null")
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YES, NO = ("yes", "y", "true", "t", "1"), ("no", "n", "false", "f", "0")
@@ -33,7 +33,7 @@ Make = Callable[[Mapping[str, Any]], Any]
 
 
 class FieldError(Exception):
-    """A value that a conversion can't take. `path` is the target's field; `said` holds no value of the record."""
+    """A value that can't be converted. `path` is the target's field. `said` holds no value of the record."""
 
     def __init__(self, path: str, said: str) -> None:
         super().__init__(said)
@@ -41,18 +41,20 @@ class FieldError(Exception):
 
 
 class AtFault:
-    """Finds the column of a table that a dead letter is about.
+    """Finds the CSV column that a dead letter is about.
 
-    `header` are the names of its columns, None where the export is no table. `table` is that of the stage's declared
-    mapping, empty without a mapping, None where a function makes the records.
+    `header` holds the names of the columns, or None for an export in JSON. `table` is the stage's declared mapping. It
+    is empty without a mapping, and None if the mapping is a function.
     """
 
     def __init__(self, stage: str, header: Collection[str] | None, table: Mapping[str, Any] | None) -> None:
         self._stage, self._header, self._table = stage, header, table
 
     def column(self, code: str, message: str) -> str | None:
-        """Its name, or its number from 1 where it has none; several with commas between; "" where the letter is about
-        no column, or about what a function made of some. None where the export is no table."""
+        """The names of the columns, joined with commas, or a number from 1 for a column without a name.
+
+        Returns "" if no column is known, as for a record that a function made. Returns None for an export in JSON.
+        """
         if self._header is None:
             return None
         path, colon, _ = message.partition(": ")
@@ -62,16 +64,18 @@ class AtFault:
         if code == "invalid-csv":
             return steps[0]
         if steps[0] == self._stage and steps[0] not in self._header:
-            del steps[:2]  # a row among those of its customer
+            del steps[:2]  # the list that grouped the rows of a customer, and the row's index in it
         if self._table:
-            return ", ".join(way[0] for way in dict.fromkeys(_sources_at(self._table, steps)))
+            return ", ".join(source[0] for source in dict.fromkeys(_sources_at(self._table, steps)))
         name = next((it for it in (".".join(steps), *steps[:1]) if it in self._header), "")
         return "" if self._table is None else name
 
 
 def _sources_at(value: Any, steps: Sequence[str]) -> Iterator[tuple[str, ...]]:
-    """The source fields of the value at a path of the target. Elements of a list may be left out, so that any of them
-    may be the one that is meant."""
+    """The source fields of the value at a path of the target.
+
+    Every element of a list counts: empty ones are left out, so an index in the message may mean a later element.
+    """
     if isinstance(value, list):
         for each in value:
             yield from _sources_at(each, steps[1:])
@@ -82,21 +86,23 @@ def _sources_at(value: Any, steps: Sequence[str]) -> Iterator[tuple[str, ...]]:
 
 
 class FieldMapping:
-    """Makes a target's record of a source record, by a table of the settings (`[customers.fields]`).
+    """Converts a source record into the target's form, by a table of the settings such as `[customers.fields]`.
 
-    A text is the name of a source field. A table with `field`, `join`, `constant` or `null` is a value, and its other
-    keys are conversions, applied in their order. Any other table is an object of fields, and a list is a list of them.
-    An object or an element of a list in which no source field had a value is left out. `marks` are source fields that
-    the table does not read, and a setting of the stage does.
+    - A text is the name of a source field.
+    - A table with `field`, `join`, `constant` or `null` is a value. Its other keys are conversions, applied in order.
+    - Any other table is an object of fields, and a list is a list of them.
+    - An object or list element is left out if none of its source fields has a value.
 
-    Raises `Unusable` for a table that means nothing, `FieldError` for a value that a conversion can't take.
+    `marks` are source fields that a setting of the stage reads, beside those that the table reads. Raises `Unusable`
+    for an invalid table, `FieldError` for a value that can't be converted.
     """
 
     def __init__(self, stage: str, table: Mapping[str, Any], marks: Sequence[str] = ()) -> None:
         self._stage, self._table, self._marks = stage, table, marks
         self._make = _object(f"[{stage}.fields]", "$", table)
-        self._ways = [*_sources(table), *((name,) for name in marks)]
-        self.reads = frozenset(step for way in self._ways for step in way[:2])  # outermost fields, by whichever way
+        self._sources = [*_sources(table), *((name,) for name in marks)]
+        # The outermost fields: the whole name, and the first step of its dotted path.
+        self.reads = frozenset(name for source in self._sources for name in source[:2])
 
     def __call__(self, record: Any) -> dict[str, Any]:
         if not isinstance(record, dict):
@@ -108,8 +114,8 @@ class FieldMapping:
         return FieldMapping, (self._stage, self._table, self._marks)
 
     def check_columns(self, columns: Collection[str]) -> None:
-        """Raise `Unusable` for a source field that a table has not: its target's field would be left out in silence."""
-        missing = [way[0] for way in self._ways if way[0] not in columns]
+        """Raise `Unusable` for a source field that is no column: the target's field would be left out silently."""
+        missing = [source[0] for source in self._sources if source[0] not in columns]
         if missing:
             near = get_close_matches(missing[0], columns, 1)
             raise Unusable(
@@ -119,28 +125,28 @@ class FieldMapping:
             )
 
     def unseen(self, records: Iterable[Any]) -> list[tuple[str, str]]:
-        """The source fields that none of these records has, each with the nearest name that one of them has, or ""."""
-        missing, names = dict.fromkeys(self._ways), dict[str, None]()
+        """Source fields that none of these records has, each with the most similar name in them, or ""."""
+        missing, names = dict.fromkeys(self._sources), dict[str, None]()
         for record in records:
             if not missing:
                 break
             if isinstance(record, dict):
                 names |= dict.fromkeys(record)
-                missing = dict.fromkeys(way for way in missing if not _has(way, record))
-        return [(way[0], next(iter(get_close_matches(way[0], names, 1)), "")) for way in missing]
+                missing = dict.fromkeys(source for source in missing if not _has(source, record))
+        return [(source[0], next(iter(get_close_matches(source[0], names, 1)), "")) for source in missing]
 
     def only(self, name: str) -> FieldMapping:
-        """The mapping of one field alone: it works also where the conversion of another field fails."""
+        """The mapping of one field only, which works even if another field can't be converted."""
         return FieldMapping(self._stage, {name: self._table[name]} if name in self._table else {})
 
     @property
     def mark(self) -> str:
-        """The hash of the table: another table is another mapping."""
+        """Hash of the table, which identifies the mapping."""
         return hashlib.sha256(json.dumps(self._table, default=str).encode()).hexdigest()
 
 
 def kind(value: Any) -> str:
-    """What a value is, in words of JSON, without the value."""
+    """Name the JSON type of a value, for messages that must not hold the value."""
     if isinstance(value, bool):
         return "true or false"
     kinds = {str: "a text", int: "a number", Decimal: "a number", float: "a number", dict: "an object", list: "a list"}
@@ -160,9 +166,9 @@ def _object(where: str, path: str, table: Mapping[str, Any]) -> Make:
 
 
 def _part(where: str, path: str, value: Any) -> Make:
-    """What makes the value at this path of the target."""
+    """A function that makes the value at this path of the target."""
     if isinstance(value, str):
-        return partial(_found, _way(value))
+        return partial(_found, _source(value))
     if isinstance(value, list):
         return partial(_list, [_member(where, f"{path}[{at}]", each) for at, each in enumerate(value)])
     if not isinstance(value, Mapping):
@@ -173,13 +179,13 @@ def _part(where: str, path: str, value: Any) -> Make:
 
 
 def _member(where: str, path: str, value: Any) -> Make:
-    """An object that is left out where none of its source fields has a value."""
+    """As `_part`, but an object is left out if none of its source fields has a value."""
     if not isinstance(value, Mapping):
         return _part(where, path, value)
-    make, names = _object(where, path, value), list(_sources(value))
+    make, sources = _object(where, path, value), _sources(value)
 
     def unless_empty(record: Mapping[str, Any]) -> Any:
-        if names and all(_found(name, record) is ABSENT for name in names):
+        if sources and all(_found(source, record) is ABSENT for source in sources):
             return ABSENT
         return make(record)
 
@@ -189,13 +195,13 @@ def _member(where: str, path: str, value: Any) -> Make:
 def _sources(value: Any) -> list[tuple[str, ...]]:
     """The source fields that a part of the table names."""
     if isinstance(value, str):
-        return [_way(value)]
+        return [_source(value)]
     if isinstance(value, list):
         return [name for each in value for name in _sources(each)]
     if "field" in value:
-        return [_way(value["field"])]
+        return [_source(value["field"])]
     if "join" in value:
-        return [_way(name) for name in value["join"]]
+        return [_source(name) for name in value["join"]]
     if "constant" in value or "null" in value:
         return []
     return [name for each in value.values() for name in _sources(each)]
@@ -222,8 +228,8 @@ def _value(where: str, path: str, table: Mapping[str, Any]) -> Make:
     ]
     if source == "field" and not isinstance(table["field"], str):
         raise _wrong(where, path, "field is the name of a source field")
-    take = partial(_found, _way(table["field"])) if source == "field" else _joined(where, path, table)
-    return partial(_converted, path, ", ".join(way[0] for way in _sources(table)), take, steps)
+    take = partial(_found, _source(table["field"])) if source == "field" else _joined(where, path, table)
+    return partial(_converted, path, ", ".join(it[0] for it in _sources(table)), take, steps)
 
 
 def _converted(path: str, names: str, take: Make, steps: list[Step], record: Mapping[str, Any]) -> Any:
@@ -242,7 +248,7 @@ def _joined(where: str, path: str, table: Mapping[str, Any]) -> Make:
     names, between = table["join"], table.get("with", " ")
     if not (isinstance(names, list) and names and all(isinstance(name, str) for name in names)):
         raise _wrong(where, path, "join is a list of source fields")
-    takes = [partial(_found, _way(name)) for name in names]
+    takes = [partial(_found, _source(name)) for name in names]
 
     def join(record: Mapping[str, Any]) -> Any:
         values = [value for take in takes if (value := take(record)) is not ABSENT]
@@ -251,23 +257,23 @@ def _joined(where: str, path: str, table: Mapping[str, Any]) -> Make:
     return join
 
 
-def _way(name: str) -> tuple[str, ...]:
-    """A field's name, and behind it the way that its dots may mean: `address.city`."""
+def _source(name: str) -> tuple[str, ...]:
+    """A source field: its name, then the steps of the path if it has dots (`address.city`)."""
     return (name, *name.split(".")) if "." in name else (name,)
 
 
-def _found(way: tuple[str, ...], record: Mapping[str, Any]) -> Any:
-    value: Any = record.get(way[0], ABSENT)
-    if value is ABSENT and len(way) > 1:
+def _found(source: tuple[str, ...], record: Mapping[str, Any]) -> Any:
+    value: Any = record.get(source[0], ABSENT)
+    if value is ABSENT and len(source) > 1:
         value = record
-        for step in way[1:]:
+        for step in source[1:]:
             value = value.get(step, ABSENT) if isinstance(value, dict) else ABSENT
     return ABSENT if value is None or value == "" else value
 
 
-def _has(way: tuple[str, ...], record: Any) -> bool:
-    """Whether a record has a field, if only a null."""
-    for step in () if way[0] in record else way[1:] or way:
+def _has(source: tuple[str, ...], record: Any) -> bool:
+    """Whether a record has a field, even if it is null."""
+    for step in () if source[0] in record else source[1:] or source:
         if not isinstance(record, dict) or step not in record:
             return False
         record = record[step]
@@ -330,7 +336,7 @@ def _text(value: Any) -> str:
 
 
 def _number(mark: str, value: Any) -> Any:
-    """A number of a text with this decimal mark; thousands may be parted in threes, by any one sign but the mark."""
+    """Parse a number with this decimal mark. Thousands may be separated by any one character but the mark."""
     if isinstance(value, int | Decimal) and not isinstance(value, bool):
         return value
     found = _NUMBERS[mark].fullmatch(_text(value).strip())
@@ -352,7 +358,7 @@ def _yes_no(value: Any) -> bool:
 def _mapped(table: Mapping[str, Any], value: Any) -> Any:
     found = table.get(str(value).lower() if isinstance(value, bool) else str(value), ABSENT)
     if found is ABSENT:
-        found = table.get("*", ABSENT)  # what every other value becomes
+        found = table.get("*", ABSENT)  # "*" maps every other value
     if found is ABSENT:
         names = ", ".join(list(table)[:10])
         raise FieldError("", f"one of {names} was expected, found {kind(value)} that is none of them")
@@ -372,7 +378,7 @@ def _date(form: str, zone: ZoneInfo | None, value: Any) -> str:
 
 
 def _epoch(parts: int, value: Any) -> str:
-    micros = int(_number(".", value) * (1_000_000 // parts))  # in whole numbers: no binary float rounds a moment
+    micros = int(_number(".", value) * (1_000_000 // parts))  # whole numbers: a binary float would round the time
     try:
         return (EPOCH + timedelta(microseconds=micros)).isoformat().replace("+00:00", "Z")
     except OverflowError:

@@ -1,4 +1,4 @@
-"""What a checkpoint is bound to, and opening one only if it belongs to this migration (I8)."""
+"""Opens a checkpoint only if account, export and settings are those it is bound to (I8)."""
 
 from __future__ import annotations
 
@@ -13,21 +13,24 @@ from streammig.settings import Settings, absolute
 from streammig.sources import comparable, hash_before, touched
 from streammig.stages import STAGES
 
-# The settings of a run that decide which bytes a batch holds.
+# The settings of a run that decide the bytes of a batch.
 SHAPING = (
     "duplicates", "unknown_fields", "fraction_digits", "time_zone", "time_of_day", "trim_emails", "include_inactive",
     "send_anonymous", "zero_orders", "send_redeem", "max_bytes", "max_record_bytes",
 )  # fmt: skip
 ANOTHER_ACCOUNT = (
-    "the account is another: it is told by base URL and API key, or by `account` in the settings; a name given there"
-    " before the first run lets the key be changed later"
+    "the account differs: it is identified by base URL and API key, or by `account` in the settings; a name set there"
+    " before the first run lets you change the key later"
 )
 Marks = Mapping[str, Sequence[Mapping[str, Any]]]
 
 
 def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
-    """For each stage what shapes its batches, JSON-ready. A mapping is bound by its name: its code may be mended
-    between two runs. Duplicate customers are looked for in all runs of a checkpoint, or in none."""
+    """The settings that decide the batches of each stage, JSON-ready.
+
+    A mapping counts by its name: its code may be mended between two runs. `unchecked` counts too, so all runs of a
+    checkpoint look for duplicate customers, or none does.
+    """
     common = {name: getattr(settings, name) for name in SHAPING}
     older = {"not_in": absolute(settings.not_in) if settings.not_in else "", "since": settings.since}
     common |= {name: value for name, value in older.items() if value}
@@ -41,23 +44,28 @@ def shapes(settings: Settings, unchecked: bool) -> dict[str, dict[str, Any]]:
         )
         if stage.keyed:
             own["keyed"] = stage.keyed
-        if stage.owner_twice != "stop":  # which changes no batch
+        if stage.owner_twice != "stop":  # "stop" changes no batch
             own["owner_twice"] = stage.owner_twice
-        if settings.balances == "dead-letter":  # the others change no batch
+        if settings.balances == "dead-letter":  # the other values change no batch
             own["balances"] = settings.balances
         found[name] = common | own | ({"unchecked": unchecked} if name == STAGES[0] else {})
     return found
 
 
 def rules_of(mapping: str | None) -> str:
-    """What decides, beside the export and the settings, what comes out of a stage: the version, and the hash of the
-    mapping (None: there is none); "" for a mapping without one."""
+    """The version and the mapping's hash: what decides the records of a stage beside export and settings.
+
+    `mapping` is the hash, None without a mapping. Returns "" for a mapping that has no hash.
+    """
     return "" if mapping == "" else f"{version('streammig')} {mapping or ''}"
 
 
 def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], marks: Marks) -> Checkpoint | None:
-    """The checkpoint at `path`, or None if there is none. Raises `Unusable`, every difference named, if it is bound
-    to another export, account or settings; nothing is written then."""
+    """Open the checkpoint at `path`; None if there is none.
+
+    Raises `Unusable`, and names every difference, if it is bound to another export, account or settings. Writes
+    nothing.
+    """
     if not path.exists():
         return None
     file = Checkpoint.open(path)
@@ -69,12 +77,12 @@ def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], mar
                 found.append(f"{row.name}: the checkpoint has this stage, but no file is named for it now")
                 continue
             found += differences(f"{row.name}: ", row.shape, shape[row.name])
-            # Files may be added behind those that the stage has: an export that comes in instalments.
+            # New files may follow the known ones: an export may come in instalments.
             known_files = file.fingerprints(row.name)
             now = marks[row.name][: len(known_files)]
             found += differences(f"{row.name}: ", comparable(known_files), comparable(now))
         found += [
-            f"{name}: it would come before {known[-1]}, which this checkpoint has already"
+            f"{name}: this stage would come before {known[-1]}, which this checkpoint has already"
             for name in shape
             if name not in known and known and STAGES.index(name) < STAGES.index(known[-1])
         ]
@@ -87,16 +95,18 @@ def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], mar
 
 
 def check_contents(file: Checkpoint, marks: Marks, stopped: Callable[[], bool]) -> None:
-    """Raise `Unusable` if a file that may have been written to since is not the same any more, by many samples, or if
-    what was read last before the frontier is not there now."""
+    """Raise `Unusable` if the content of a file has changed since the checkpoint read it.
+
+    Compares many samples of each file whose times or inode differ, and the bytes just before the frontier.
+    """
     found = []
     for row in file.stages():
         before, progress = file.fingerprints(row.name), file.progress(row.name)
         names = touched(marks[row.name][: len(before)], before, stopped)
-        found += [f"{row.name}: the content of {name} is not what it was, though its size is" for name in names]
+        found += [f"{row.name}: the content of {name} has changed, though not its size" for name in names]
         place = progress.frontier
         if progress.before and hash_before(marks[row.name][place.source], place.offset) != progress.before:
-            found.append(f"{row.name}: what stands before byte {place.offset:,} is not what was read")
+            found.append(f"{row.name}: the content before byte {place.offset:,} is not what was read")
     if found and not stopped():
         raise _another(file.path, found)
 
@@ -104,9 +114,9 @@ def check_contents(file: Checkpoint, marks: Marks, stopped: Callable[[], bool]) 
 def _another(path: Path, found: Sequence[str]) -> Unusable:
     return Unusable(
         "checkpoint-of-another-migration",
-        f"{path} belongs to another migration than the one asked for:\n  " + "\n  ".join(found),
-        "Undo the difference to go on with it. With a new --checkpoint everything that this one"
-        " has sent to the same target would be sent again.",
+        f"{path} belongs to another migration than this command asks for:\n  " + "\n  ".join(found),
+        "Undo the difference to go on. With a new --checkpoint, everything that this one has sent to the same target"
+        " would be sent again.",
     )
 
 
@@ -115,7 +125,7 @@ def _set(value: Any) -> str:
 
 
 def differences(where: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """One line for each key whose value changed, in words."""
+    """One line of text for each key whose value changed."""
     keys = sorted({*before, *now})
     return [
         ANOTHER_ACCOUNT

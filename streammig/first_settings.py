@@ -1,4 +1,4 @@
-"""A first settings file for an export: what was found in it, and a proposed mapping for the user to mend."""
+"""Proposes a first settings file for an export (`streammig init`), with a mapping for the user to mend."""
 
 from __future__ import annotations
 
@@ -28,21 +28,20 @@ NO_DATE = "2000-01-01T00:00:00Z"
 
 
 class Found(NamedTuple):
-    """What was found in the files of one name: their likely stage, how rows are written, the fields, how many records
-    were looked at, and whether these have the target's form already. `files` are what the settings name for them."""
+    """What the first records of some files of one stage look like."""
 
-    name: str
-    files: tuple[str, ...]
-    stage: str
+    name: str  # as the user typed it, or the first file
+    files: tuple[str, ...]  # as the settings name them
+    stage: str  # the likely one
     form: Form
     fields: list[Field]
-    seen: int
-    fits: bool
+    seen: int  # records that were examined
+    fits: bool  # whether the records have the target's form already
 
 
 @dataclass
 class Proposal:
-    """The lines of a stage in the settings. `mend` are remarks on what the user must look at."""
+    """The lines of a stage in the settings. `mend` holds remarks for the user, who must check them."""
 
     lines: list[str] = field(default_factory=list)
     mend: list[str] = field(default_factory=list)
@@ -56,11 +55,10 @@ class Proposal:
 
 
 def look(name: str, stage: str = "", keyed: str = "") -> list[Found]:
-    """What the first records of `FILE[#path]`, a folder or a pattern are; `keyed` is the field that the keys of an
-    object of records go into. Raises `Unusable` if nothing can be read.
+    """Examine the first records of `FILE[#path]`, a folder or a pattern. Raises `Unusable` if none can be read.
 
-    Files whose names differ in numbers alone are taken for parts of one export. Where a folder or a pattern holds
-    exports of several stages, each is looked at by itself, and the settings name its files.
+    Files whose names differ only in digits are parts of one export. If a folder or a pattern holds exports of several
+    stages, each gets a `Found` of its own. `keyed`: the field for the keys, if the records are the values of an object.
     """
     kinds: dict[str, list[str]] = {}
     for file in files_of(name):
@@ -95,7 +93,7 @@ def _look(name: str, files: Sequence[str], stage: str, forms: Iterable[Form]) ->
 
 
 def settings_text(found: Sequence[Found], folder: Path) -> tuple[str, dict[str, list[str]]]:
-    """The settings for what was found, as TOML, and the remarks by stage. Names of files are as seen from `folder`."""
+    """The proposed settings as TOML, and the remarks by stage. File names are relative to `folder`."""
     parts, remarks = [_HEAD], dict[str, list[str]]()
     for stage in FORMS:
         of_stage = [it for it in found if it.stage == stage]
@@ -114,7 +112,7 @@ def settings_text(found: Sequence[Found], folder: Path) -> tuple[str, dict[str, 
             lines += ["", f"# Not taken over: {', '.join(left)}"] if left else []
             remarks[stage] = proposal.mend
         elif not first.fits:
-            said = "records: they have not Masivo's form. Set fields, and owner if each is one of several"
+            said = "records: they do not have Masivo's form. Set fields, and owner if a customer has several records"
             remarks[stage] = [f"{said}: streammig guide mapping"]
         other = [it.name for it in of_stage if {one.path for one in it.fields} != {one.path for one in first.fields}]
         if other:
@@ -138,7 +136,7 @@ def _seen_from(folder: Path, name: str) -> str:
 
 
 def _stage(fields: list[Field], seen: int, asked: str) -> tuple[str, bool]:
-    """The likely stage of records with these fields, and whether they have its form already."""
+    """The likely stage of records with these fields, and whether they have the target's form already."""
     tops = {it.path.partition(".")[0] for it in fields if it.count * 2 > seen or "." in it.path}
     for stage, form in FORMS.items():
         if form <= tops and asked in ("", stage):
@@ -157,15 +155,16 @@ class _Names:
     def __init__(self, stage: str, fields: Sequence[Field]) -> None:
         self._usual = USUAL.get(stage, {})
         self._fields: Mapping[str, Field] = {}
-        for it in reversed(fields):  # the first of two alike counts; a whole way counts as its last step too
+        for it in reversed(fields):  # of two equal names the first field wins; a path is found by its last step too
             self._fields = {**self._fields, folded(it.path.rpartition(".")[2]): it, folded(it.path): it}
 
     def field(self, target: str) -> Field | None:
         names = [folded(name) for name in self._usual.get(target, ())]
         return next((self._fields[name] for name in names if name in self._fields), None)
 
-    def named(self, names: Iterable[str]) -> list[Field]:
-        return [self._fields[folded(name)] for name in names if folded(name) in self._fields]
+    def deleted(self) -> list[Field]:
+        """The fields that may mark deleted customers."""
+        return [self._fields[folded(name)] for name in DELETED if folded(name) in self._fields]
 
 
 def _quoted(text: str) -> str:
@@ -173,7 +172,7 @@ def _quoted(text: str) -> str:
 
 
 def _value(found: Field, *conversions: str) -> str:
-    """The TOML for a value that comes from a field, with what its texts need first."""
+    """The TOML for a value from a source field: first the clean-up that its texts need, then the conversions."""
     steps = [f"field = {_quoted(found.path)}"]
     steps += ['strip = "\'"'] if found.quoted * 2 > found.count else []
     steps += ["trim = true"] if found.padded and "trim = true" not in conversions else []
@@ -232,7 +231,7 @@ def _customers(names: _Names) -> Proposal:
     if (country := names.field("country")) is not None:
         proposal.taken.add(country.path)
         proposal.put("country", _value(country))
-    for mark in names.named(DELETED):
+    for mark in names.deleted():
         free = mark.form == "texts" and not {text.lower() for text in mark.plain} <= {*YES, *NO}
         if mark.values and (mark.words or not free) and mark.path not in proposal.taken:
             _deleted(proposal, mark)
@@ -241,7 +240,7 @@ def _customers(names: _Names) -> Proposal:
 
 
 def _deleted(proposal: Proposal, mark: Field) -> None:
-    """A line to mend for what may mark deleted customers: each word of a choice, or whatever else it holds."""
+    """Add commented lines for a field that may mark deleted customers, with a blank for each of its words."""
     proposal.taken.add(mark.path)
     words = ", ".join(mark.words)
     blanks = ", ".join(f'{_quoted(word)} = ""' for word in mark.words or ["*"])

@@ -1,4 +1,4 @@
-"""What a run reads, and which of its records are sent."""
+"""The inputs of a run: the source and rules of each stage, and which of its records are sent."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from streammig.errors import UnknownOutcome, Unusable
 from streammig.fields import FieldMapping
 from streammig.grouping import GroupedSource, OfRows, grouped_folder
 from streammig.mapping import mapping_mark
-from streammig.model import START, BatchState, Place, Range, Record, Span
+from streammig.model import START, BatchState, Place, Range, Record
 from streammig.reader import FIRST, first_objects, first_records, owners_until
 from streammig.scan import ScanProgress
 from streammig.selection import UNDECIDED, Absent, WithBalance, WithoutRepeated, WithOwners
@@ -35,15 +35,15 @@ T = TypeVar("T")
 
 
 class StageInput(NamedTuple):
-    """What a stage is read from, and by which rules."""
+    """The source and the rules of a stage."""
 
     source: Source
     rules: Rules
-    mapping: str  # hash of its mapping's module, "" without one
+    mapping: str  # hash of the mapping; "" without one
 
     @classmethod
     def of(cls, source: Source, rules: Rules, mapping: str) -> StageInput:
-        """These, with the rules' judge at work where the source frames its records."""
+        """Make an input. A file source gets the rules' judge, which then works while records are framed."""
         if isinstance(source, FileSource) and isinstance(rules, Judges):
             source = source.judged_by(rules.judge)
         return cls(source, rules, mapping)
@@ -52,7 +52,7 @@ class StageInput(NamedTuple):
 def open_sources(
     settings: Settings, mappings: Mapping[str, Callable[[Any], Any] | None], *, accept_broken: bool
 ) -> dict[str, Source]:
-    """The source of each stage that has files. Raises `Unusable`."""
+    """Open the source of each stage that has files. Raises `Unusable`."""
     sources: dict[str, Source] = {}
     for name in settings.stages:
         stage = settings.stage(name)
@@ -86,9 +86,11 @@ async def make_ready(
     sources: Mapping[str, Source], thread: Executor, notify: Notify, begun: Collection[str],
     mappings: Mapping[str, Callable[[Any], Any] | None] = MappingProxyType({}),
 ) -> bool:  # fmt: skip
-    """Look into the sources before they are read, in the thread, and group the rows of those that need it. `begun` are
-    stages of which records may have been sent. A cancel keeps what is done. Returns True, for whoever waits for it or
-    for a stop."""
+    """Prepare the sources before they are read: group rows, and warn of source fields that no record has.
+
+    `begun`: stages with records that may have been sent. A cancel keeps the groups made so far. Returns True, to
+    tell the end from a stop in `until_stopped`.
+    """
     for name, source in sources.items():
         if isinstance(source, GroupedSource):
             await _group(name, source, thread, notify, begun=name in begun)
@@ -104,54 +106,48 @@ async def _group(name: str, source: GroupedSource, thread: Executor, notify: Not
     room = await loop.run_in_executor(thread, source.room)
     notify(Grouping(name, str(source.folder), room))
     tell, halt = ScanProgress(notify).tracker(f"grouping the {name}", source.rows), Event()
-    await in_thread(thread, partial(source.make, partial(_told, tell), halt.is_set), halt)
+    await in_thread(thread, partial(source.make, lambda span: tell(span.end), halt.is_set), halt)
 
 
 async def _warn_of_unseen(
     name: str, source: FileSource, mapping: Callable[[Any], Any] | None, thread: Executor, notify: Notify
 ) -> None:
-    """Warn of each source field of the mapping that none of the first records has. A table was checked by its head."""
+    """Warn of each source field that none of the first records has. For a table, `check_columns` has done this."""
     if not isinstance(mapping, FieldMapping) or source.header:
         return
     unseen = partial(mapping.unseen, first_objects(source))
     for field, near in await asyncio.get_running_loop().run_in_executor(thread, unseen):
-        notify(Warned("field-unseen", _unseen(name, field, near)))
-
-
-def _told(tell: Callable[[Place], None], span: Span) -> None:
-    tell(span.end)
-
-
-def _unseen(stage: str, field: str, near: str) -> str:
-    meant = f" Is {near} meant?" if near else ""
-    return f"[{stage}]: none of the first {FIRST:,} records has the field {field}.{meant}"
+        text = f"[{name}]: none of the first {FIRST:,} records has the field {field}."
+        notify(Warned("field-unseen", text + (f" Is {near} meant?" if near else "")))
 
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """The sources of a run with all that decides what comes out of them. Files are read in one thread, `thread`."""
+    """The sources of a run, and everything that decides which of their records are sent."""
 
-    stages: Sequence[Stage]  # of the target; those of the run are the keys of `inputs`
+    stages: Sequence[Stage]  # of the target; `inputs` has those of the run
     inputs: Mapping[str, StageInput]
-    indexes: Mapping[str, KeyIndex]  # of customers, and of each once-only stage; none where the scan was left out
+    indexes: Mapping[str, KeyIndex]  # of the customers and of each once-only stage; empty without a scan
     store: Store
-    lookup: Checkpoint  # the same file, opened to read, for the thread
-    thread: Executor
+    lookup: Checkpoint  # the same checkpoint, read-only, for `thread`
+    thread: Executor  # one thread, which reads all files
     left: Sequence[Left] = ()  # what older runs have left at the target
-    balanced: bool = False  # whether a once-only stage is left without records that do not add up for their owner
+    balanced: bool = False  # leave out once-only records that do not add up to their owner's balance
 
     async def read(self, work: Callable[P, T], *arguments: P.args, **more: P.kwargs) -> T:
-        """Do in the thread what reads files."""
+        """Run `work`, which reads files, in the thread."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, partial(work, *arguments, **more))
 
     @property
     def owners(self) -> str:
-        """The stage whose records are the owners of all others."""
+        """The stage of the owners (customers)."""
         return self.stages[0].name
 
     async def rules(self, name: str, sealed: Sequence[Range] = ()) -> Rules:
-        """The rules by which the run sends records of a stage, beside those that are `sealed` already. Raises as
-        `undecided`."""
+        """The rules of a stage with everything around them that leaves records out.
+
+        `sealed`: ranges of records that are in a batch already, and stay in it. Raises like `undecided`.
+        """
         undecided = await self.undecided() if name != self.owners else frozenset[str]()
         return await self._rules(name, undecided, sealed)
 
@@ -170,22 +166,24 @@ class Reading:
         return rules
 
     def absent(self, undecided: frozenset[str]) -> Absent:
-        """Which customers will not be at the target, or, if they are `undecided`, may not be."""
+        """A function that names the customers who will not be at the target, or may not be: the `undecided`."""
         known: Absent = partial(absent, self.indexes.get(self.owners), self.lookup)
         for left in self.left:
             known = partial(absent_but_left, known, left, self.owners)
         return partial(absent_or_undecided, known, undecided)
 
     async def undecided(self) -> frozenset[str]:
-        """The customers of parked batches: the target may lack them. Raises where a body is lost, for then it is not
-        known whose batch it is."""
+        """The customers of parked batches. They may be missing at the target.
+
+        Raises `UnknownOutcome` if a parked batch has lost its body, so that its customers are not known.
+        """
         parked = await self.store.read(lambda file: file.batches(self.owners, BatchState.PARKED))
         if await self.store.read(lambda file: [it for it in parked if not file.outbox.holds(it)]):
             await self.decided(self.owners)
         return frozenset([record.owner for batch in parked for record in await self.store.records(batch)])
 
     async def decided(self, name: str) -> None:
-        """Raise `UnknownOutcome` where it is not known of a batch of a stage what became of it."""
+        """Raise `UnknownOutcome` if a stage has a batch with an unknown outcome."""
         states = (BatchState.UNKNOWN, BatchState.PARKED)
         left = await self.store.read(lambda file: file.batches(name, *states))
         if left:
@@ -198,17 +196,17 @@ class Reading:
             )
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:
-        """As `first_records`, of those that the run sends once all is decided."""
+        """As the function `first_records`, by the rules of this run once everything is decided."""
         rules = await self._rules(name, frozenset())
         return await self.read(first_records, self.inputs[name].source, rules, count, start, sealed)
 
     async def unchanged(self) -> None:
-        """Raise `Unusable` unless every file is still what it was when the run began."""
+        """Raise `Unusable` if a file has changed since the run began."""
         for it in self.inputs.values():
             await self.read(it.source.unchanged)
 
     async def pilots(self, name: str) -> set[str] | None:
-        """The customers that a pilot has sent, unless all of them were: what belongs to others must wait."""
+        """The customers that a pilot has sent; records of others must wait. None if no record has to wait."""
         if name == self.owners or self.owners not in self.inputs:
             return None
         rows = await self.store.read(Checkpoint.stages)
@@ -220,15 +218,14 @@ class Reading:
 
 
 class Left(Protocol):
-    """What an older run has left at the target."""
+    """What an older run has left at the target: `Left` of `streammig.not_in`."""
 
     def present(self, stage: str, owners: Iterable[str]) -> Mapping[str, bytes]: ...
     def missing(self, owners: Iterable[str]) -> set[str]: ...
 
 
 def absent_but_left(known: Absent, left: Left, stage: str, owners: Iterable[str]) -> Mapping[str, str]:
-    """As `known`, without the owners that are there since an older run, and with those that it sent and that are
-    missing."""
+    """As `known`, without owners that an older run has sent, and with those of them that are missing at the target."""
     asked = list(owners)
     found = known(asked)
     there = left.present(stage, found) if found else {}
@@ -237,6 +234,6 @@ def absent_but_left(known: Absent, left: Left, stage: str, owners: Iterable[str]
 
 
 def absent_or_undecided(known: Absent, undecided: frozenset[str], owners: Iterable[str]) -> Mapping[str, str]:
-    """As `known`, with the owners who are undecided."""
+    """As `known`, with the undecided owners."""
     asked = list(owners)
     return {owner: UNDECIDED for owner in asked if owner in undecided} | dict(known(asked))

@@ -1,4 +1,4 @@
-"""The notices of a run as an async iterator, for the program that runs it."""
+"""The notices of a run as an async iterator, for a program that uses the library."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from streammig.telemetry import Notice, Notify
 
-MOST = 10_000  # notices that wait for a listener; of more the oldest are dropped, for a slow one must cost nothing
+MOST = 10_000  # notices that wait for a slow listener; beyond that the oldest are dropped
 
 
 @dataclass(eq=False, slots=True)
@@ -29,7 +29,7 @@ class _Listener:
 
 
 class Hub:
-    """A `Notify` in front of another one, that any number of listeners may follow until it is closed."""
+    """Passes notices on to another `Notify`, and to any number of listeners until it is closed."""
 
     def __init__(self, notify: Notify) -> None:
         self._notify = notify
@@ -41,16 +41,16 @@ class Hub:
         self._offer(notice)
 
     def close(self) -> None:
-        """End every listening, behind what was said."""
+        """End all listeners, after the notices so far."""
         self.closed = True
         self._offer(None)
 
     def _offer(self, notice: Notice | None) -> None:
         for each in tuple(self._listeners):
-            each.loop.call_soon_threadsafe(each.offer, notice)  # a scan speaks from a thread
+            each.loop.call_soon_threadsafe(each.offer, notice)  # a scan notifies from a thread
 
     async def listen(self) -> AsyncIterator[Notice]:
-        """Each notice from now on, until the hub is closed."""
+        """Yield each notice from now on, until the hub is closed."""
         me = _Listener(asyncio.get_running_loop(), over=self.closed)
         self._listeners.add(me)
         try:

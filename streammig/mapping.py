@@ -1,4 +1,4 @@
-"""A user's mapping: a function found by its name, or declared in the settings."""
+"""The user's mapping: a function, imported by its name, or a table in the settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from streammig.stages import ONCE
 
 
 def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
-    """The callable that `module:function` names, looked for in `folder` too. Raises `Unusable`."""
+    """Import the function that `module:function` names, from `folder` or `sys.path`. Raises `Unusable`."""
     module, colon, name = text.partition(":")
     if not (module and colon and name):
         raise Unusable("map-invalid", f"the mapping {text!r} is not of the form module:function")
@@ -37,7 +37,7 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
     try:
         found = importlib.import_module(module)
     except (Exception, SystemExit) as error:
-        # The words of other errors may hold anything: a module may raise with what it read from the environment.
+        # Other messages may hold a secret: a module may raise an error with a value from the environment.
         words = f": {error}" if isinstance(error, ImportError | SyntaxError) else _place(error, module)
         raise Unusable(
             "map-not-importable",
@@ -53,10 +53,10 @@ def load_mapping(text: str, folder: Path) -> Callable[[Any], Any]:
 
 
 class Function:
-    """A mapping from a user's module. It goes to another process by its name, and can't end the one that calls it.
+    """A function from a user's module. It is pickled by its name, and can't end the process that calls it.
 
-    `os._exit` and `os.exec*` within a call raise `SystemExit`, as `sys.exit` does. A signal, `os.abort` or a C library
-    still end the process.
+    Within a call, `os._exit` and `os.exec*` raise `SystemExit`, as `sys.exit` does. A signal, `os.abort` or a C library
+    can still end the process.
     """
 
     def __init__(self, function: Callable[[Any], Any], module: str, name: str) -> None:
@@ -75,15 +75,15 @@ class Function:
 
 
 def _function(module: str, name: str) -> Function:
-    _make_exits_exceptions()  # before the import: the module may keep what it finds
+    _make_exits_exceptions()  # before the import: the module may do `from os import _exit`
     return Function(getattr(importlib.import_module(module), name), module, name)
 
 
-_calls = local()  # `process`: in which a mapping is being called by this thread; one that it forks may end as it likes
+_calls = local()  # `process`: id of this process during a call; a child that the mapping forks may end as it likes
 
 
 def _make_exits_exceptions() -> None:
-    """Replace what ends this process without an exception. Only a call of a mapping is kept from it."""
+    """Replace the functions that end this process without an exception. They still work outside a mapping's call."""
     for name in ("_exit", "execv", "execve"):
         real = getattr(os, name)
         if not hasattr(real, "__wrapped__"):
@@ -96,7 +96,7 @@ def _end_or_raise(real: Callable[..., Any], *arguments: Any) -> None:
     real(*arguments)
 
 
-# Says a byte on standard output once the import has come back, well or not.
+# Writes a byte to standard output after the import, whether it worked or raised.
 _TRIAL = """
 import importlib, os
 said = os.dup(1)
@@ -111,8 +111,10 @@ os.kill(os.getpid(), 9)
 
 
 def _try(module: str) -> None:
-    """Import a module in a process of its own first. One that ends its process there would end the run with its own
-    exit code, which nothing in this process can prevent: that raises `Unusable`."""
+    """Import a module in a child process first. Raises `Unusable` if that ends the child.
+
+    Such a module would end the run with its own exit code, and nothing in this process could prevent it.
+    """
     with begin(_TRIAL, module, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as child:
         try:
             said, _ = child.communicate()
@@ -127,14 +129,16 @@ def _try(module: str) -> None:
 
 
 def _place(error: BaseException, module: str) -> str:
-    """Where in a module an error arose that its import raised."""
+    """The line of the module at which its import failed."""
     lines = [it.lineno for it in traceback.extract_tb(error.__traceback__) if Path(it.filename).stem == module]
     return f" at line {lines[-1]}" if lines else ""
 
 
 def stage_mapping(settings: Settings, name: str, folder: Path) -> Callable[[Any], Any] | None:
-    """The mapping of a stage, None without one. Rows that are grouped by their owner are mapped one by one. Raises
-    `Unusable`."""
+    """The mapping of a stage; None without one. Raises `Unusable`.
+
+    If the stage groups rows by owner, the mapping is an `OfRows`, which maps them one by one.
+    """
     found = _own_mapping(settings, name, folder)
     owner = settings.stage(name).owner
     return OfRows(name, owner, found) if owner and name in ONCE else found
@@ -152,8 +156,10 @@ def _own_mapping(settings: Settings, name: str, folder: Path) -> Callable[[Any],
 
 
 def mapping_mark(mapping: Callable[[Any], Any] | None) -> str:
-    """The hash of the module that a mapping stands in, or of its table; "" without one, or without a file. It is short,
-    for each batch keeps it."""
+    """Hash of a mapping's module file or table. Returns "" without a mapping or without a file.
+
+    A module's hash is cut to 16 digits, because each batch stores it.
+    """
     if isinstance(mapping, OfRows):
         mapping = mapping.mapping
     if mapping is None:

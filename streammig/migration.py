@@ -1,4 +1,4 @@
-"""Composition: settings in, a running migration out; the only package that names a target."""
+"""The library's `Migration`: assembles a run from the settings, runs one command, and ends it early if asked to."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from streammig.telemetry import Notice, Notify, ignore
 from streammig.verify.verdict import Told as Told
 from streammig.verify.verifier import Verifier, run_and_look
 
-# Bytes of export from which on a stage is read in a process of its own, which takes 0.2 s to start and 40 MB.
-AWAY = 20_000_000
+# A stage whose files have at least this size is read in a process of its own, which costs 0.2 s at the start and 40 MB.
+READER_PROCESS_BYTES = 20_000_000
 T = TypeVar("T")
 
 
@@ -51,24 +51,23 @@ def one_thread() -> Executor:
 
 @dataclass(slots=True)
 class Migration:
-    """One migration in one process. `run` drives it to its end, `drain` and `abort` end it early.
+    """One migration in one process. `run` delivers it, `drain` and `abort` end it early.
 
-    Clock and dice are passed in; so is the way to make an executor of one thread, which a test replaces to run the
-    whole system in virtual time.
+    Tests replace `clock`, `rng` and `executor` to run the whole system in virtual time.
     """
 
     settings: Settings
     ask: Ask = Ask("streammig run")  # noqa: RUF009  # frozen
     key: str = field(default="", repr=False)
-    state_dir: Path = Path()  # by default the one that the settings name, or the platform's
+    state_dir: Path = Path()  # by default the folder in the settings, or the platform's
     clock: Clock = field(default_factory=SystemClock)
     rng: Random = field(default_factory=Random)
     notify: Notify = ignore
-    folder: Path = Path()  # where a mapping's module is looked for
+    folder: Path = Path()  # first place to look for a mapping's module
     executor: Callable[[], Executor] = field(default=one_thread)
-    away: int = AWAY
+    reader_process_bytes: int = READER_PROCESS_BYTES
     stop: Stop = field(default_factory=Stop)
-    assembled: bool = False  # whether the work itself has begun
+    assembled: bool = False  # whether requests may be under way
     _task: asyncio.Task[Any] | None = None
     _hub: Hub = field(init=False)
 
@@ -80,31 +79,35 @@ class Migration:
     # -- ending early ------------------------------------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Make no new request; those under way are waited for, up to the drain time."""
+        """Make no new request. Wait for those under way, at most for `drain_time`."""
         if not self.assembled:
-            self.abort()  # nothing is under way yet
+            self.abort()
         elif not self.stop.is_set():
             self.stop.set()
             asyncio.get_running_loop().call_later(self.settings.drain_time, self.abort)
 
     def abort(self) -> None:
-        """Cut off the requests under way: their outcome is unknown, and the checkpoint says so at the next run."""
+        """Cut off the requests under way. The next run finds in the checkpoint that their outcome is unknown."""
         self.stop.set()
         if self._task is not None and not self._task.done():
             self._task.cancel()
 
     def inputs(self, started: float) -> dict[str, StageInput]:
-        """What each stage is read from, and by which rules, without a way to the target. `started` is when the
-        checkpoint was made, in seconds since the epoch."""
+        """The source and the rules of each stage. Makes no request.
+
+        `started`: when the checkpoint was made, in seconds since the epoch.
+        """
         return self._call().inputs(self._context(), started)
 
     def telemetry(self) -> AsyncIterator[Notice]:
-        """What happens, as an async iterator that ends with the run. Begin it before the run, in a task of its own. One
-        that is slow loses the oldest notices, and never holds the run."""
+        """The notices of the run, as an async iterator that ends with it. Iterate in a task that begins before the run.
+
+        A slow listener loses the oldest notices and never slows the run down.
+        """
         return self._hub.listen()
 
     async def readable(self) -> dict[str, bool]:
-        """Of which stages a read-back can ever prove anything. Makes no request."""
+        """Say for each stage whether a read-back can prove that a record landed. Makes no request."""
         target = self._call().target(self._context(), 0.0, dict.fromkeys(STAGES), Unlimited())
         async with target.connect() as (_, readback):
             return {name: readback.proves(name) for name in STAGES}
@@ -112,44 +115,51 @@ class Migration:
     # -- running -----------------------------------------------------------------------------------------------------
 
     async def run(self) -> bool:
-        """Deliver every stage; True when everything is read and settled, False when it was stopped or paused before.
+        """Deliver every stage. True if everything is read and settled, False if the run was stopped or paused.
 
-        Raises the `Problem` that ended it; whatever happens, the checkpoint can be resumed.
+        Raises the `Problem` that ended the run. In every case the checkpoint can be resumed.
         """
         work = partial(run_and_look, state_folder=self.state_dir)
         return bool(await self._work(work, lambda file: any(row.state != "complete" for row in file.stages())))
 
     async def retry(self, choice: Choice) -> bool:
-        """Send dead letters again; True when all that were chosen are settled or still dead, False when stopped
-        before. Raises like `run`, and the same call goes on from there."""
+        """Send the chosen dead letters again. False if stopped before all are settled or dead again.
+
+        Raises like `run`. The same call resumes.
+        """
         work = partial(retry, choice=choice)
         return bool(await self._work(work, lambda file: any(file.dead_codes(row.name) for row in file.stages())))
 
     async def retry_missing(self) -> bool:
-        """Send again what a verify did not find; as `retry`."""
+        """Send missing records again: those that a verify did not find. Returns and raises like `retry`."""
         return bool(await self._work(partial(resend, state_folder=self.state_dir)))
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
-        """Ask the target now what became of an unknown or parked batch: ACCEPTED, SEALED (it did not land), PARKED, or
-        UNKNOWN if stopped before that is known."""
+        """Read back an unknown or parked batch.
+
+        Returns ACCEPTED, SEALED (it did not land), PARKED (still undecided), or UNKNOWN if stopped.
+        """
         return await self._work(lambda run: run.read_back(stage, seq)) or BatchState.UNKNOWN
 
     async def verify(self, count: int | None, tell: Callable[[Told], None]) -> dict[str, Any] | None:
-        """Read back a sample of so many customers, or all where it is None, and compare; the summary of the result,
-        None where stopped before. `tell` gets each difference, with its values."""
+        """Read back `count` customers (all if None) and compare them with the export.
+
+        Returns a summary, None if stopped. `tell` gets each difference, with its values.
+        """
         return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify(), sends=False)
 
     async def revert(self, customers: int, tell: Callable[[str], None]) -> dict[str, Any] | None:
-        """Take the run back, whose customers are so many, and read back what became of each; None if stopped before.
-        `tell` gets the id of each that stayed."""
+        """Revert the run, then read back every customer. `customers` is the number that the operator confirmed.
+
+        Returns a summary, None if stopped. `tell` gets the id of each customer that is still there.
+        """
         return await self._work(lambda run: Revert(run, self.state_dir, customers, tell).revert(), sends=False)
 
     async def _work(
         self, work: Callable[[Run], Awaitable[T]], reads: Callable[[Checkpoint], bool] = lambda _: False,
         sends: bool = True,
     ) -> T | None:  # fmt: skip
-        """Assemble a run and let it work; None if it was aborted. `reads`: whether it reads records that may be sent:
-        the customers have to be known for that. What `sends` is not for a run that was reverted."""
+        """Assemble a run and let it `work`; None if aborted. `reads` and `sends` are as in `Assembly.run`."""
         self._task = task = asyncio.current_task()
         self._hub.closed = False
         try:
@@ -179,7 +189,7 @@ class Migration:
             self._hub.close()
 
     def _call(self) -> Call:
-        return Call(self.settings, self.ask, self.key, self.state_dir, self.folder, self.away)
+        return Call(self.settings, self.ask, self.key, self.state_dir, self.folder, self.reader_process_bytes)
 
     def _context(self) -> Context:
         return Context(self.clock, self.rng, self.notify, self.stop, Times(0.0, 0.0))
@@ -187,5 +197,5 @@ class Migration:
     @asynccontextmanager
     async def _connect(self, target: Target) -> AsyncIterator[tuple[Client, ReadBack]]:
         async with target.connect() as (client, readback):
-            await client.renew()  # a wrong key or host is found here, before a record is read
+            await client.renew()  # find a wrong key or host before reading a record
             yield client, readback

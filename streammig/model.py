@@ -1,4 +1,4 @@
-"""Records, their positions, and the batches that carry them: the values that everything else passes on."""
+"""The values that all rooms share: spans, records, places, batches, receipts, progress and exact sums."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-# The default context rounds to 28 digits in silence. Validation refuses numbers that need more than 30, so 60
-# digits leave room for 10**30 additions; an inexact sum raises instead of being wrong.
+# The default context rounds to 28 digits silently. The rules refuse numbers of more than 30 digits, so 60 digits
+# leave room for 10**30 additions. An inexact sum raises.
 EXACT = Context(prec=60, traps=[Inexact])
 ZERO = Decimal(0)
 
@@ -20,7 +20,7 @@ Sums = Mapping[str, Decimal]
 
 
 class Tally(msgspec.Struct, frozen=True):
-    """How much of a stage: records, units, and exact decimal sums (by reward; `purchases` for events)."""
+    """Counts of records and units, with exact decimal sums (by reward; `purchases` for events)."""
 
     records: int = 0
     units: int = 0
@@ -30,13 +30,13 @@ class Tally(msgspec.Struct, frozen=True):
         return Tally(self.records + other.records, self.units + other.units, add_sums(self.sums, other.sums))
 
     def __sub__(self, other: Tally) -> Tally:
-        # copy_negate, for unary minus would round to the context's 28 digits.
+        # copy_negate, because unary minus rounds to the context's 28 digits.
         negated = {key: value.copy_negate() for key, value in other.sums.items()}
         return Tally(self.records - other.records, self.units - other.units, add_sums(self.sums, negated))
 
 
 def add_sums(left: Sums, right: Sums) -> Sums:
-    """The sums of both, key by key, exactly; a key whose sum is zero is left out, so that equal totals are equal."""
+    """Add sums key by key, exactly. Keys with a sum of zero are left out, so that equal totals compare as equal."""
     if not right:
         return left
     total = dict(left)
@@ -46,7 +46,7 @@ def add_sums(left: Sums, right: Sums) -> Sums:
 
 
 def add_up(tallies: Iterable[Tally]) -> Tally:
-    """The sum of many tallies; adds in place, since a run has 100,000 batches and maybe 1,000 rewards."""
+    """Add many tallies, in place: a run has 100,000 batches and maybe 1,000 rewards."""
     records = units = 0
     sums: dict[str, Decimal] = {}
     for tally in tallies:
@@ -58,17 +58,17 @@ def add_up(tallies: Iterable[Tally]) -> Tally:
 
 
 def add_by_reason(into: dict[str, Tally], tallies: Iterable[tuple[str, Tally]]) -> None:
-    """Add tallies to those of the same reason."""
+    """Add each tally to the one of the same reason in `into`."""
     for reason, tally in tallies:
         into[reason] = into.get(reason, Tally()) + tally
 
 
 class Position(msgspec.Struct, frozen=True, order=True, gc=False, array_like=True):
-    """Where a source record stands.
+    """Where a source record is.
 
-    `source` counts the files of the stage from 0, `offset` and `length` are bytes in the decompressed stream,
-    `ordinal` is for people, from 1: the element of the array, or the line of an NDJSON or CSV file. `lines` is how many
-    of these the record takes: a row of CSV may take several.
+    `source` is the number of the file in its stage, from 0. `offset` and `length` are bytes in the decompressed stream.
+    `ordinal` is for people, from 1: the element of the array, or the line of an NDJSON or CSV file. `lines` is the
+    number of lines of the record: a CSV row may have several.
     """
 
     source: int
@@ -78,26 +78,26 @@ class Position(msgspec.Struct, frozen=True, order=True, gc=False, array_like=Tru
     lines: int = 1
 
     def behind(self, counted: int) -> Position:
-        """The same, where its ordinal was counted from 0 behind so many others."""
+        """The same position, with an ordinal that goes on after `counted` earlier records."""
         return Position(self.source, self.offset, self.length, self.ordinal + counted, self.lines)
 
     @property
     def begin(self) -> Place:
-        """The place before it."""
+        """The place before the record."""
         return Place(self.source, self.offset, 0, self.ordinal)
 
     @property
     def end(self) -> Place:
-        """The place behind all of it."""
+        """The place after the whole record."""
         return Place(self.source, self.offset + self.length, 0, self.ordinal + self.lines)
 
 
 class Place(NamedTuple):
     """A point between two units of a stage, compared in reading order.
 
-    `unit` counts the units that the source record beginning at `offset` has been made into; 0 stands before
-    the record, k stands behind its first k units. The place behind a whole record is the place before whatever
-    comes next: its `offset` may be that of the white space or comma behind the record.
+    `unit` counts units of the source record that begins at `offset`: 0 is before the record, k is after its first k
+    units. The place after a whole record is the place before whatever comes next. So its `offset` may be that of the
+    white space or comma after the record.
     """
 
     source: int = 0
@@ -124,23 +124,23 @@ class Range(NamedTuple):
 
 
 class Span(msgspec.Struct, frozen=True):
-    """A contiguous run of source records of one file, in reading order: the one currency from framing to batcher.
+    """A contiguous run of source records of one file, in reading order. Everything from framing to batcher takes spans.
 
     Record i is `data[starts[i]:ends[i]]`, one JSON value in UTF-8. `data` begins at `offset` in the decompressed stream
-    and holds the bytes as they stand there, with what stands between records: one comma, where that is a single byte
-    that is no newline. `ordinals` are those of `Position`.
+    and is a copy of it, including the bytes between records. A gap of one byte is a comma or a newline. `ordinals` are
+    those of `Position`.
 
-    A source of another form than JSON hands out the JSON that it makes of its records, and so does a source of records
-    that stand elsewhere (corrected dead letters): `origins` then names the offset and the length of each record in the
-    file, which is where people and the checkpoint look for it, and its number of lines where that is not 1.
+    A source that is not JSON makes JSON of its records. Then `origins` has the offset and the length of each record in
+    the file, where people and the checkpoint find it, and its number of lines if not 1. Corrected dead letters have
+    `origins` too.
 
-    `faults` names the records that are none (invalid JSON on an NDJSON line, invalid UTF-8, a lone surrogate, over the
-    size limit), by index: the full length in bytes, a code ("invalid-json", "invalid-utf8", "lone-surrogate",
-    "too-large"), and what is wrong in words that hold no value of the record. Their bytes need not be there.
+    `faults` has the source records that are invalid, by index: the full length in bytes, a code ("invalid-json",
+    "invalid-utf8", "lone-surrogate", "too-large"), and a message without any value of the record. Their bytes may be
+    missing in `data`.
 
-    `judged` is what a judge found of the records as they were framed (`columns.Judged`), for the rules that it is of.
+    `judged` is a compiled judge's verdict on the records (`columns.Judged`), found while they were framed.
 
-    It holds nothing but bytes and numbers, so it is cheap to pickle, and may be worked on in any process.
+    A span holds only bytes and numbers, so it is cheap to pickle for another process.
     """
 
     source: int
@@ -157,15 +157,15 @@ class Span(msgspec.Struct, frozen=True):
         return len(self.starts)
 
     def cut(self, begin: int, end: int) -> list[bytes]:
-        """The bytes of the records from index `begin` to `end`."""
+        """The bytes of each record from index `begin` to `end`."""
         return list(map(self.data.__getitem__, map(slice, self.starts[begin:end], self.ends[begin:end])))
 
     def records(self, ats: Sequence[int]) -> list[bytes]:
-        """The bytes of the records at these indices."""
+        """The bytes of each record at these indices."""
         return [self.data[self.starts[at] : self.ends[at]] for at in ats]
 
     def part(self, begin: int, end: int) -> Span:
-        """The records from index `begin` to `end`, over the same bytes."""
+        """The records from index `begin` to `end`, as a span that shares the same bytes."""
         if begin == 0 and end >= len(self):
             return self
         faults = {at - begin: fault for at, fault in self.faults.items() if begin <= at < end}
@@ -182,8 +182,10 @@ class Span(msgspec.Struct, frozen=True):
         return Position(self.source, self.offset + start, length, self.ordinals[index])
 
     def columns(self, begin: int, end: int) -> tuple[Sequence[int], ...]:
-        """The offsets, lengths, ordinals and lines of the records from index `begin` to `end`, none of them at fault,
-        as in `Position`."""
+        """Offsets, lengths, ordinals and lines of the records from `begin` to `end`, as in `Position`.
+
+        None of these records may be in `faults`.
+        """
         ordinals = self.ordinals[begin:end]
         if self.origins is not None:
             origins = [(*it, 1)[:3] for it in self.origins[begin:end]]
@@ -195,22 +197,25 @@ class Span(msgspec.Struct, frozen=True):
 
     @property
     def end(self) -> Place:
-        """The place behind its last record."""
+        """The place after the last record."""
         return self.position(len(self) - 1).end
 
     def before(self, place: Place) -> int:
-        """How many of its records begin before a place."""
+        """The number of records that begin before a place."""
         return bisect_left(range(len(self)), place[:2], key=lambda at: (self.source, self.position(at).offset))
 
 
 class Record(msgspec.Struct, frozen=True, gc=False):
     """One element of a request, valid and ready to be packed.
 
-    `body` is its JSON as it will be sent. `units` is its weight against the batch limit. Where the units are the
-    members of a list in it that may be joined with another record's (events, transactions), `inner` is the slice of
-    `body` strictly between that list's brackets, else None. `amounts` are (key, value) pairs for the sums; where
-    `inner` is set there is exactly one pair for each unit, in order. `emails` and the like never leave the rules:
-    `owner` is the customer's id, and `unique` a second value that must be unique in a request (a folded e-mail) or "".
+    - `unit`: number of its first unit in the source record
+    - `owner`: the customer's id
+    - `body`: its JSON as it will be sent
+    - `units`: how much it counts towards the batch limit
+    - `amounts`: (key, value) pairs for the sums; with `inner`, exactly one pair for each unit, in order
+    - `inner`: None unless the units are members of a list that may be joined with another record's (events,
+      transactions); then the slice of `body` strictly between that list's brackets
+    - `unique`: a second value that must be unique in a request (a folded e-mail), or ""
     """
 
     position: Position
@@ -221,7 +226,7 @@ class Record(msgspec.Struct, frozen=True, gc=False):
     amounts: tuple[tuple[str, Decimal], ...] = ()
     inner: tuple[int, int] | None = None
     unique: str = ""
-    whole: bool = True  # False for every part of a split record but its first: a record is counted once
+    whole: bool = True  # False for all parts of a split record but the first: a record counts once
 
     @property
     def tally(self) -> Tally:
@@ -229,19 +234,19 @@ class Record(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def begin(self) -> Place:
-        """The place before its first unit."""
+        """The place before the first unit."""
         it = self.position
         return Place(it.source, it.offset, self.unit, it.ordinal)
 
     @property
     def end(self) -> Place:
-        """The place behind its last unit."""
+        """The place after the last unit."""
         it = self.position
         return Place(it.source, it.offset, self.unit + self.units, it.ordinal)
 
 
 def total(amounts: Iterable[tuple[str, Decimal]]) -> Sums:
-    """Sums by key, exact, without zeros."""
+    """Add amounts by key, exactly. Keys with a sum of zero are left out."""
     sums: dict[str, Decimal] = {}
     for key, value in amounts:
         sums[key] = EXACT.add(sums.get(key, ZERO), value)
@@ -251,8 +256,8 @@ def total(amounts: Iterable[tuple[str, Decimal]]) -> Sums:
 class DeadLetter(msgspec.Struct, frozen=True):
     """A record that will not be sent, with its reason.
 
-    `unit` tells apart what one source record was mapped to (the place's unit it would have begun at). `message`
-    holds no value of the record: field paths, expectations, kinds.
+    `unit` is the number of its first unit in the source record, which tells several records of one mapping apart.
+    `message` holds no value of the record, only field paths, expectations and types.
     """
 
     position: Position
@@ -262,16 +267,15 @@ class DeadLetter(msgspec.Struct, frozen=True):
     tally: Tally
 
 
-FILTERED = "filtered"  # why an owner is absent whose own record was left out on purpose
+FILTERED = "filtered"  # the reason of an absent owner whose own record was filtered
 
 
 class Examined(msgspec.Struct, frozen=True, gc=False):
-    """What became of one source record: records ready to be packed, what was filtered by reason, dead letters.
+    """One source record after the rules: records to send, tallies filtered by reason, dead letters.
 
-    What the source record was mapped to is numbered through from 0 in the order the mapping gave it: a record takes
-    as many numbers as it has units to send, a part that is filtered or dead as a whole takes one. So a `Place` means
-    the same at every reading. `absent` names owners (customers stage) that will not be in the target because of this:
-    each with `FILTERED`, or the code of its dead letter.
+    The results of the mapping are numbered from 0, in order. A record takes one number for each unit to send, a
+    filtered or dead part takes one number. So a `Place` means the same at every reading. `absent` (customers stage):
+    owners that will not be at the target because of this, each with `FILTERED` or the code of its dead letter.
     """
 
     position: Position
@@ -279,11 +283,11 @@ class Examined(msgspec.Struct, frozen=True, gc=False):
     filtered: tuple[tuple[str, Tally], ...] = ()
     dead: tuple[DeadLetter, ...] = ()
     absent: tuple[tuple[str, str], ...] = ()
-    dropped: tuple[str, ...] = ()  # paths of unknown fields that were left out, for the report
+    dropped: tuple[str, ...] = ()  # paths of unknown fields that were cut, for the report
 
 
 class BatchState(enum.StrEnum):
-    """DESIGN's states of a batch, nothing else."""
+    """The state of a batch."""
 
     SEALED = "sealed"
     SENDING = "sending"
@@ -296,10 +300,10 @@ class BatchState(enum.StrEnum):
 
 
 class Draft(msgspec.Struct, frozen=True):
-    """A batch about to be sealed: what it holds, its exact request body and that body's SHA-256.
+    """A batch that is about to be sealed: its ranges, its tally, its exact request body and that body's SHA-256.
 
-    `table` says where each of its records stands in the body, `few` where some of them do. Once all three are in the
-    outbox, `file` is their name there, `size` the body's length in bytes, and they are empty here.
+    `table` says where each record is in the body, `few` says it for a sample of them. Once `body`, `table` and `few`
+    are in the outbox, they are empty here: `file` is their name there, `size` the body's length in bytes.
     """
 
     ranges: tuple[Range, ...]
@@ -313,9 +317,9 @@ class Draft(msgspec.Struct, frozen=True):
 
 
 class Batch(msgspec.Struct, frozen=True):
-    """A sealed batch as the checkpoint knows it; `seq` counts from 1 in its stage. Its body lies in the outbox.
+    """A sealed batch, as the checkpoint knows it. Its body lies in the outbox.
 
-    `sample` is where the samples of an accepted batch stand in the outbox, in bytes; None without any.
+    `seq` counts from 1 in its stage. `sample` is the byte offset of an accepted batch's samples in the outbox, or None.
     """
 
     stage: str
@@ -328,14 +332,14 @@ class Batch(msgspec.Struct, frozen=True):
     parent: int | None = None
     attempts: int = 0
     retried: bool = False  # its records were dead letters
-    rejects: int = 0  # the status by which it is rejected for its records, though it stops the run by itself
-    ruling: str = ""  # the operator's word on it: "landed", "not-landed", "reject" or "set-aside"
+    rejects: int = 0  # an HTTP status that stops a run, but means a bad record for this batch
+    ruling: str = ""  # the operator's decision: "landed", "not-landed", "reject" or "set-aside"
     sample: int | None = None
-    mapping: str = ""  # the hash of the mapping that made it
+    mapping: str = ""  # hash of the mapping that made it
 
 
 class Kind(enum.StrEnum):
-    """What a receipt says became of a request."""
+    """The outcome of a request."""
 
     ACCEPTED = "accepted"
     REJECTED = "rejected"
@@ -347,37 +351,30 @@ class Kind(enum.StrEnum):
 
 
 class Receipt(msgspec.Struct, frozen=True):
-    """What became of one request.
-
-    `status` is the HTTP status or None; `message` what the target or the network said, cut short, still holding
-    whatever values the target put there: it is redacted before it is stored or shown. `retry_after` is in seconds.
-    `date` is the answer's `Date` header, "" without one. So many receipts as `stop_after` in a row stop the run, 0:
-    none does. `latency` is seconds from the first byte sent to the answer's end. `code` names in a stable way what came
-    ("http-422", "says-no", "html-in-2xx", "timeout"). `unjudged` are fields of a yes that may speak against it.
-    `in_part` says that a part may have been taken, so that what a sample shows proves nothing of the rest.
-    `ours` says that the message is our own, and holds no value of a record.
-    """
+    """The outcome of one request."""
 
     kind: Kind
-    status: int | None = None
-    message: str = ""
-    retry_after: float | None = None
-    date: str = ""
-    stop_after: int = 0
-    latency: float = 0.0
-    code: str = ""
-    unjudged: tuple[str, ...] = ()
-    in_part: bool = False
-    ours: bool = False
+    status: int | None = None  # of HTTP
+    message: str = (
+        ""  # of the target or the network, cut short; may hold values: redact it before it is stored or shown
+    )
+    retry_after: float | None = None  # seconds
+    date: str = ""  # the answer's `Date` header
+    stop_after: int = 0  # this many such receipts in a row stop the run; 0: none does
+    latency: float = 0.0  # seconds from the first byte sent to the end of the answer
+    code: str = ""  # stable: "http-422", "says-no", "html-in-2xx", "timeout"
+    unjudged: tuple[str, ...] = ()  # fields of a positive answer that may contradict it
+    in_part: bool = False  # the target may have taken a part, so a sample proves nothing of the rest
+    ours: bool = False  # the message is streammig's own, and holds no value of a record
 
 
 class Progress(msgspec.Struct, frozen=True):
-    """How far a stage has been read: what one seal commits beside the batch.
+    """How far a stage is read. One commit stores it together with a batch.
 
-    Counters are absolute, so that storing them twice changes nothing. `read` is what the batches, dead letters and
-    filter counts must add up to: all that lies behind the frontier, and what sealed batches hold beyond it. `dead` and
-    `absent` are new since the last progress of the same reader; storing one again changes nothing. `before` is the hash
-    of the 64 KB of the export before the frontier, "" where it is not known (I8).
+    Counters are absolute, so storing them twice changes nothing. `read` counts everything before the frontier, and
+    sealed batches beyond it: batches, dead letters and filter counts must add up to it. `dead` and `absent` are new
+    since the reader's last progress; storing one again changes nothing. `before` is the hash of the 64 KB of the
+    export before the frontier, "" if not known (I8).
     """
 
     frontier: Place = START
@@ -391,5 +388,5 @@ class Progress(msgspec.Struct, frozen=True):
 
     @property
     def begun(self) -> tuple[Range, ...]:
-        """The units behind the frontier of the source record that it lies in: they are read again, and counted."""
+        """The units before the frontier of the source record around it. They are read again, and already counted."""
         return (Range(self.frontier._replace(unit=0), self.frontier),) if self.frontier.unit else ()

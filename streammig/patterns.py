@@ -1,4 +1,4 @@
-"""The files that a name stands for: a file, a folder, or a pattern with `*`, `?` or `[…]`."""
+"""Lists the files of a name in the settings: a file, a folder, or a pattern with `*`, `?` or `[…]`."""
 
 from __future__ import annotations
 
@@ -14,8 +14,10 @@ EXPORTS = re.compile(r"\.(json|ndjson|jsonl|csv|tsv|tab)(\.(gz|zst|zstd|xz|bz2))
 
 
 def files_of(text: str) -> list[str]:
-    """The names that `FILE[#path]` stands for, in natural order: part2 before part10. What exists by that very name is
-    itself. Raises `Unusable` for a pattern or a folder without a file."""
+    """Expand `FILE[#path]` to file names in natural order: part2 before part10.
+
+    A name that exists is never a pattern. Raises `Unusable` for a pattern or a folder without a file.
+    """
     name, mark, path = _parted(text)
     if name == "-" or is_address(name) or os.path.isfile(text):
         return [text]
@@ -33,10 +35,10 @@ def files_of(text: str) -> list[str]:
 
 
 def natural(name: str) -> list[tuple[int, str]]:
-    """What to sort names by, so that numbers in them count as numbers."""
+    """Sort key for names: digits compare as numbers."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
 def _parted(text: str) -> tuple[str, str, str]:
-    """The file's name, and the path behind `#`."""
+    """The file's name, `#`, and the path after it."""
     return (text, "", "") if "#" not in text or os.path.lexists(text) else text.rpartition("#")

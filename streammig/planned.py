@@ -1,4 +1,4 @@
-"""The plan that a check has made of an export, kept beside the checkpoint for the run that comes."""
+"""The plan file: `check` stores the requests of each stage beside the checkpoint, and the next run reads them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from streammig.settings import Settings
 
 class _Kept(msgspec.Struct, frozen=True):
     binding: str
-    stages: dict[str, tuple[int, int]]
+    stages: dict[str, tuple[int, int]]  # requests and units by stage
 
 
 def plan_path(checkpoint: Path) -> Path:
@@ -26,9 +26,9 @@ def plan_path(checkpoint: Path) -> Path:
 
 
 def keep_plan(settings: Settings, inputs: Mapping[str, StageInput], stages: Mapping[str, tuple[int, int]]) -> None:
-    """Keep the requests of each stage, and its units with those left out, bound to export, settings and mappings.
+    """Store the requests and units of each stage, bound to export, settings and mappings. Raises `OSError`.
 
-    Raises `OSError`.
+    Units include those that are left out.
     """
     if bound := _binding(settings, inputs):
         with whole_file(plan_path(Path(settings.checkpoint))) as part:
@@ -36,8 +36,7 @@ def keep_plan(settings: Settings, inputs: Mapping[str, StageInput], stages: Mapp
 
 
 def kept_plan(settings: Settings, inputs: Mapping[str, StageInput]) -> Mapping[str, tuple[int, int]]:
-    """What was kept, if it is of just these stages as they are now; else nothing. Raises `Unusable` for a link in place
-    of the file."""
+    """Return the stored plan, or {} if export, settings or mappings have changed. Raises `Unusable` for a link."""
     try:
         found = msgspec.json.decode(read_own(plan_path(Path(settings.checkpoint))), type=_Kept)
     except (OSError, msgspec.MsgspecError):
@@ -51,8 +50,10 @@ def forget_plan(checkpoint: Path) -> None:
 
 
 def _binding(settings: Settings, inputs: Mapping[str, StageInput]) -> str:
-    """What a plan depends on, as a digest; "" where that can't be told: a mapping without a file, or an older run whose
-    records are left out."""
+    """Hash of everything that a plan depends on.
+
+    Returns "" if that is not known: a mapping has no file, or records of an older run are left out.
+    """
     made_by = {}
     for name, it in inputs.items():
         stage = settings.stage(name)

@@ -1,4 +1,4 @@
-"""Looks at the target before a run's first request: what must be there by then, and what must not."""
+"""Looks at the target before the first request: customers must be there, the records to send must not."""
 
 from __future__ import annotations
 
@@ -13,26 +13,23 @@ from streammig.model import BatchState, Record, spoken_place
 from streammig.target import Seen
 from streammig.telemetry import Waiting, Warned
 
-# Records that are looked for: an owner takes one read, what belongs to one may take several. Before a stage of which
-# nothing can be proven, the next one is looked at.
+# Records to look for. An owner takes one read, another record may take several.
 OWNERS_LOOKED_FOR, LOOKED_FOR = 5, 2
 
 
 @dataclass(frozen=True, slots=True)
 class Preflight:
-    """One look before a process makes its first request."""
-
     reading: Reading
     store: Store
     reads: Reads
     context: Context
 
     async def check(self, look: bool) -> None:
-        """Raise `Unusable` where the customers that a run builds on are missing, or, with `look`, where what it would
-        send next is there already.
+        """Raise `Unusable` if the customers that a run depends on are missing at the target.
 
-        The fence finds an older copy of a checkpoint. This look finds one that was set back together with the fence,
-        and the same export under a new checkpoint.
+        With `look`, raise it also if the records to send next are there already. The fence finds an older copy of a
+        checkpoint. This look finds a copy that was restored together with its fence, and an export that was sent
+        with another checkpoint.
         """
         await self._customers()
         name = await self.store.read(self._next)
@@ -42,14 +39,14 @@ class Preflight:
         if found := await self._there(name, records):
             raise Unusable(
                 "checkpoint-behind-target",
-                f"{len(found)} of the first {len(records)} {name} to be sent are at the target already, as this run"
-                f" would send them ({self._named(name, found)}), but this checkpoint did not send them",
+                f"{len(found)} of the first {len(records)} {name} to be sent are already at the target, with the same"
+                f" values ({self._named(name, found)}), but this checkpoint did not send them",
                 "Nothing was sent. Use the newest copy of the checkpoint, or the checkpoint that sent this export. If"
                 " you know that no run has sent these records, run the same command once with --checkpoint-is-current.",
             )
 
     def _next(self, file: Checkpoint) -> str | None:
-        """The first stage with something left to send that can be looked for; None where there is none."""
+        """The first stage with records left to send that a read-back can find; None if there is none."""
         lost = file.lost() or Mark()
         for ordinal, row in enumerate(file.stages()):
             if self.reads.proves(row.name) and row.state != "complete" and ordinal >= lost.stage:
@@ -57,7 +54,7 @@ class Preflight:
         return None
 
     async def _customers(self) -> None:
-        """Where the run has no customers of its own, look whether those that it builds on are at the target at all."""
+        """If the run has no customers stage, look whether the customers of its first records are at the target."""
         first = next(iter(self.reading.inputs))
         if first == self.reading.owners or await self.store.read(_began):
             return
@@ -72,13 +69,16 @@ class Preflight:
             )
 
     def _named(self, stage: str, records: list[Record]) -> str:
-        """Where these records stand, for people."""
+        """The ordinals and files of these records, for a message."""
         marks = self.reading.inputs[stage].source.fingerprints()
         return ", ".join(spoken_place(it.position, marks) for it in records)
 
     async def _there(self, name: str, records: list[Record]) -> list[Record]:
-        """Those of these records that are there as they would be sent, if they are most of them: one alone may be a
-        customer that somebody has moved by hand, or one that occurs twice in an export that was not scanned."""
+        """The records that the target shows as they would be sent, if that is most of them, else none.
+
+        A single one proves nothing. Somebody may have moved a customer by hand, or the customer may occur twice in an
+        export that was not scanned.
+        """
         seen: list[Seen] = []
         self.context.notify(Waiting("preflight", f"looking whether the first {name} are at the target already"))
         for record in records:
@@ -90,14 +90,16 @@ class Preflight:
                         f"{name} can't be looked for at the target now: whether they were sent before is not known",
                     )
                 )
-                break  # an outage: each further read would wait for its end
+                break  # in an outage, each further read would wait for its end
         found = [it for it, how in zip(records, seen, strict=False) if how is Seen.ALL]
         told = sum(how is not Seen.CANT_TELL for how in seen)
         return found if len(found) > told // 2 else []
 
     async def _coming(self, name: str) -> list[Record]:
-        """Some records of what is to be sent next: of the first batch that was never sent, or behind the frontier. What
-        a copy that is lost may have sent is expected to be there, so it is what comes behind that."""
+        """A few records that are to be sent next: of the first batch that was never sent, or after the frontier.
+
+        A lost newer copy of the checkpoint may have sent more. Its records may be there, so it looks after them.
+        """
         count = OWNERS_LOOKED_FOR if name == self.reading.owners else LOOKED_FOR
         sealed = await self.store.read(lambda file: file.batches(name, BatchState.SEALED))
         fresh = [batch for batch in sealed if not batch.attempts and batch.parent is None and not batch.retried]
@@ -112,6 +114,6 @@ class Preflight:
 
 
 def _began(file: Checkpoint) -> bool:
-    """Whether anything of a run has ever left."""
+    """Whether the run has ever sent a request."""
     counts = [file.counts(row.name) for row in file.stages()]
     return any(it["requests"] > it["not_sent"] for it in counts)

@@ -1,4 +1,4 @@
-"""The reading side of a stage: the next draft of it, its body in the outbox."""
+"""Reads a stage: makes drafts of batches from the export, and writes their bodies to the outbox."""
 
 from __future__ import annotations
 
@@ -20,19 +20,21 @@ from streammig.model import START, Draft, Place, Progress, Range, Record, Span
 from streammig.sources.source import Source
 from streammig.target import Rules
 
-BEHIND = 2  # bodies that are read ahead of the one that is written
-FIRST = 100_000  # source records that are gone through for some to look for: a second, if all of these are filtered
+BEHIND = 2  # bodies that are made while an earlier one is written
+FIRST = 100_000  # source records that a search for the first sendable ones may read; this takes about a second
 
 
 class Reader:
-    """Reads, examines and packs one stage from where its progress stands. Synchronous, for a thread of its own.
+    """Reads, judges and packs one stage from its progress on. Synchronous, for a thread of its own.
 
-    What batches hold ahead of the frontier is passed over as it was sealed, whatever a mapping would make of it now.
-    `first` is the number of source records to stop behind (a pilot). `sent` tells in a pilot which owners the target
-    has been sent: what is theirs is taken out of the whole export, and what is another's is left, since it would be
-    dropped there. Without an
-    `outbox`, a folder, bodies are handed out. `mended`: the mapping is not the one that what lies ahead was made by.
-    `buried` tells what was a dead letter before.
+    - `ahead`: ranges of batches sealed beyond the frontier. Their records are passed over, even if the mapping would
+      change them now
+    - `first`: in a pilot, the number of source records after which to stop
+    - `sent`: in a pilot, the owners that were sent. Their records are read from the whole export. Records of others
+      are left for the full run, because the target would drop them
+    - `outbox`: the folder for bodies; without one, drafts hold their bodies
+    - `mended`: the mapping has changed since `ahead` was sealed
+    - `buried`: tells which records were dead letters before
     """
 
     def __init__(
@@ -53,27 +55,27 @@ class Reader:
         self._source, self._spans = source, source.spans(progress.frontier)
         self._ready: deque[Sealing] = deque()
         self._left = None if first is None or sent is not None else max(first - progress.source_records, 0)
-        self._cut = False  # whether a record of the last span was left for after the pilot
+        self._cut = False  # whether the pilot has left records of the last span
         self._sent = sent
-        self._others = False  # whether records of other owners were left
+        self._others = False  # whether the pilot has left records of other owners
         self._outbox = outbox
         self._writer = ThreadPoolExecutor(1) if outbox is not None else None
-        self._next_ones: deque[tuple[Sealing, Future[Draft] | None]] = deque()  # with what writes the body
-        self._problem: Problem | None = None  # that came behind these
+        self._next_ones: deque[tuple[Sealing, Future[Draft] | None]] = deque()  # each with the writing of its body
+        self._problem: Problem | None = None  # to raise after `_next_ones`
         self._mended = mended
         self._ended = False
-        self.broken: BrokenExport | None = None  # set when the export could not be read to its end
-        self.paused = ""  # set when a pilot stopped before the end, to why
+        self.broken: BrokenExport | None = None  # set if the export breaks off
+        self.paused = ""  # the reason why a pilot has stopped before the end
 
     @property
     def ready(self) -> bool:
-        """Whether the next one is made, and is written at most."""
+        """Whether the next draft is made, so that `next` waits for its writing at most."""
         return bool(self._next_ones or self._ready)
 
     def next(self) -> Sealing | None:
-        """The next draft or step of progress, or None when the stage is read as far as it goes.
+        """The next draft or step of progress; None at the end. Raises the `Problem` that ends the reading.
 
-        While a body is written and synced, which takes the disk about as long, the next ones are read.
+        While a body is written and synced, the next ones are read: both take about the same time.
         """
         most = 1 if self._writer is None else BEHIND + 1
         while len(self._next_ones) < most and (sealing := self._made()) is not None:
@@ -86,7 +88,7 @@ class Reader:
         return sealing if writing is None else Sealing(writing.result(), sealing.progress)
 
     def _made(self) -> Sealing | None:
-        """As `next`, with the body; None, too, where a problem came."""
+        """The next draft with its body in memory; None at the end or after a problem."""
         try:
             while not self._ready:
                 if self._ended or self._problem is not None:
@@ -105,9 +107,9 @@ class Reader:
         return self._writer.submit(write_body, self._outbox, draft)
 
     def close(self) -> None:
-        """Close the files that are open; the feed must not be used any more."""
+        """Close all open files. The reader can't be used any more."""
         if self._writer is not None:
-            self._writer.shutdown(cancel_futures=True)  # the sweep at the end must find what it wrote
+            self._writer.shutdown(cancel_futures=True)  # wait, so that the run's last sweep finds every file
         self._close_files()
 
     def _close_files(self) -> None:
@@ -137,35 +139,33 @@ class Reader:
         return None
 
     def _parts(self, span: Span) -> Iterator[tuple[bool, Span]]:
-        """The span in parts, each with whether all of it is in batches that were sealed ahead of the frontier."""
+        """Split the span into parts, each with whether it was sealed ahead of the frontier."""
         ahead = self._batcher.ahead
         if not ahead:
             yield False, span
             return
-        inside = [is_within(span.position(at), ahead) for at in range(len(span))]
-        for sealed, ats in groupby(range(len(span)), inside.__getitem__):
-            first, *more = ats
-            yield sealed, span.part(first, first + len(more) + 1)
+        yield from _runs(span, [is_within(span.position(at), ahead) for at in range(len(span))])
 
     def _take(self, span: Span) -> None:
-        """Pack these records; in a pilot those of the customers that it has sent."""
+        """Pack these records. In a pilot, pack only those of the owners that were sent."""
         if self._mended:
             self._refuse_halves(span)
         columns = self._rules.columns(span)
         if self._sent is None:
             self._ready.extend(self._batcher.take(Chunk(span, columns)))
             return
-        for mine, ats in groupby(range(len(span)), self._is_pilots(columns, len(span)).__getitem__):
-            first, *more = ats
-            part = span.part(first, first + len(more) + 1)
+        for mine, part in _runs(span, self._is_pilots(columns, len(span))):
             if mine:
                 self._ready.extend(self._batcher.take(Chunk(part, self._rules.columns(part))))
             else:
                 self._ready.extend(self._batcher.leave(part))
 
     def _is_pilots(self, columns: Columns, count: int) -> list[bool]:
-        """For each source record whether the pilot takes it. Behind the first that it leaves, it leaves those, too, of
-        which something is not sent: what became of that is told when the frontier comes there."""
+        """For each source record, whether the pilot takes it.
+
+        After the first record that is left, records with filtered or dead parts are left too: those parts count only
+        once the frontier passes them.
+        """
         index, sent = columns.index, self._sent or ()
         others = {at for at, owner in zip(index, columns.owners, strict=True) if owner not in sent}
         clean = {*index} - others - {it.at for it in columns.left_out}
@@ -174,7 +174,7 @@ class Reader:
         return [at < first or at in clean for at in range(count)]
 
     def _refuse_halves(self, span: Span) -> None:
-        """Which units of a source record are sealed is known by their numbers, which a mapping gives."""
+        """Raise `Unusable` for a source record that is sealed in part: a changed mapping may renumber its units."""
         half = next((at for at in range(len(span)) if touches(span.position(at), self._batcher.ahead)), None)
         if half is not None:
             raise Unusable(
@@ -185,7 +185,7 @@ class Reader:
             )
 
     def _more(self) -> bool:
-        """Whether the export goes on behind the pilot's records. Where it breaks off there, that is the full run's."""
+        """Whether the export goes on after the pilot's records. A break there counts: the full run reports it."""
         try:
             return self._cut or next(self._spans, None) is not None
         except BrokenExport:
@@ -198,11 +198,22 @@ class Reader:
         self._close_files()
 
 
+def _runs(span: Span, marks: Sequence[bool]) -> Iterator[tuple[bool, Span]]:
+    """Split the span where the mark of a record differs from the one before. Yields each part with its mark."""
+    begin = 0
+    for mark, run in groupby(marks):
+        end = begin + len([*run])
+        yield mark, span.part(begin, end)
+        begin = end
+
+
 def first_records(
     source: Source, rules: Rules, count: int, start: Place = START, sealed: Sequence[Range] = ()
 ) -> list[Record]:
-    """The first records of a stage from a place on that would be sent and are not `sealed`, up to `count`, out of the
-    next `FIRST` source records that can be read. Raises `Unusable` like `Source.spans`."""
+    """The first records from a place on that would be sent and are not `sealed`, up to `count`.
+
+    Reads at most `FIRST` source records. Raises `Unusable` like `Source.spans`.
+    """
     found: list[Record] = []
     read = 0
     try:
@@ -213,12 +224,12 @@ def first_records(
             if len(found) >= count or read >= FIRST:
                 break
     except BrokenExport:
-        pass  # it is said when all before the break is sent
+        pass  # the run reports it after sending everything before the break
     return found[:count]
 
 
 def first_objects(source: Source) -> Iterator[Any]:
-    """The first `FIRST` source records, decoded, up to where the source can't be read. What is no JSON is left out."""
+    """The first `FIRST` source records as Python objects, up to a break. Invalid JSON is left out."""
     with suppress(BrokenExport):
         for record in islice((record for span in source.spans() for record in span.cut(0, len(span))), FIRST):
             with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
@@ -226,7 +237,7 @@ def first_objects(source: Source) -> Iterator[Any]:
 
 
 def owners_until(source: Source, rules: Rules, end: Place) -> set[str]:
-    """The owners of what is sent of a stage before a place. Raises like `Source.spans`."""
+    """The owners of records to send before a place. Raises like `Source.spans`."""
     owners: set[str] = set()
     for span in _until(source, START, end):
         owners.update(rules.columns(span).owners)
@@ -234,7 +245,7 @@ def owners_until(source: Source, rules: Rules, end: Place) -> set[str]:
 
 
 def records_within(source: Source, rules: Rules, ranges: Sequence[Range]) -> list[Record]:
-    """The records that lie in these ranges, as they come out of the export now. Raises like `Source.spans`."""
+    """Read the records of these ranges again from the export. Raises like `Source.spans`."""
     found: list[Record] = []
     last = ranges[-1].end
     for span in _until(source, ranges[0].begin, last._replace(offset=last.offset + bool(last.unit))):
@@ -243,7 +254,7 @@ def records_within(source: Source, rules: Rules, ranges: Sequence[Range]) -> lis
 
 
 def _until(source: Source, start: Place, end: Place) -> Iterator[Span]:
-    """The source records between two places."""
+    """The spans between two places."""
     for span in source.spans(start):
         mine = span.part(0, span.before(end))
         if mine:

@@ -1,7 +1,7 @@
-"""A feed in a process of its own: reading, judging and packing on another core, away from the event loop.
+"""A `Reader` in a child process, which reads, judges and packs on another core.
 
-The child is given what a `Reader` is made of and sends what its `next` returns; bodies go by way of the outbox. It runs
-ahead by a few batches: it reads a byte for each thing that it may say.
+The child gets the arguments of a `Reader` and sends the results of its `next`. Bodies go through the outbox. The child
+runs ahead by a few results: the parent writes one byte for each result that it may send.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from streammig.children import GC_THRESHOLD, begin, ending, environment
 from streammig.errors import BrokenExport, MachineFault, Problem, defect
 from streammig.reader import Reader
 
-AHEAD = 4  # things that the child may say before they are asked for
+AHEAD = 4  # results that the child may send before the parent asks
 _LENGTH = Struct("!I")  # of a message's pickle
 _PROGRAM = "from streammig.reader_process import main; main()"
-STDERR = 2  # where a mapping's print() goes: stdout may carry a document
-# Bodies come and go: memory that is given back to the kernel each time is cleared again page by page, a tenth of all.
+STDERR = 2  # for a mapping's print(): stdout may carry a document
+# Keep freed memory: for each body the kernel would clear new pages, which costs a tenth of the CPU time.
 MEMORY = {"MALLOC_MMAP_THRESHOLD_": str(16 << 20), "MALLOC_TRIM_THRESHOLD_": str(16 << 20)}
 
 
 class ReaderProcess:
-    """As `Reader`, in a child process; takes what that takes, all of which must be fit to be pickled.
+    """A `Reader` in a child process. Takes the arguments of `Reader`, which must be picklable.
 
-    Raises what pickling raises for what is not, and `MachineFault` if the child can't be started or dies. The child
-    has a session of its own, so that Ctrl-C does not reach it, and ends with this process, however that ends.
+    Raises the errors of `pickle`, and `MachineFault` if the child can't be started or dies. The child has a session of
+    its own, so that Ctrl-C does not reach it. It ends when this process ends.
     """
 
     def __init__(self, *parts: Any, **more: Any) -> None:
@@ -58,11 +58,11 @@ class ReaderProcess:
 
     @property
     def ready(self) -> bool:
-        """Whether the child has said something that was not heard yet."""
+        """Whether a result of the child is waiting."""
         return not self._answers.closed and bool(self._poll.poll(0))
 
     def next(self) -> Sealing | None:
-        """As `Reader.next`; raises the `Problem` that ended the child's."""
+        """As `Reader.next`. Raises the child's `Problem`."""
         if self._answers.closed:
             return None
         (size,) = _LENGTH.unpack(self._hear(_LENGTH.size))
@@ -78,7 +78,7 @@ class ReaderProcess:
             case Problem() as problem:
                 self.close()
                 raise problem
-        raise AssertionError("the reader said what it can't say")
+        raise AssertionError("unknown answer of the reader's process")
 
     def _hear(self, size: int) -> bytes:
         said = bytearray()
@@ -90,7 +90,7 @@ class ReaderProcess:
 
     def _ask(self, what: bytes) -> None:
         assert self._child.stdin is not None
-        with suppress(BrokenPipeError):  # it is gone already: reading will tell
+        with suppress(BrokenPipeError):  # the child has died: the next read raises
             self._child.stdin.write(what)
             self._child.stdin.flush()
 
@@ -111,8 +111,8 @@ class ReaderProcess:
         self._hang_up()
         return MachineFault(
             "reader-died",
-            f"the process that reads the export ended {ending(self._child.wait())} and said no more",
-            "If it was killed for want of memory, make room for it. Then run the same command: it goes on from here.",
+            f"the process that reads the export ended {ending(self._child.wait())}",
+            "If it was killed because memory was full, free some. Then run the same command: it goes on from here.",
         )
 
 
@@ -120,7 +120,7 @@ class ReaderProcess:
 
 
 def main() -> None:
-    # Ctrl-C does not reach this session, but `kill -INT` may: only the parent decides what it means.
+    # Ctrl-C does not reach this session, but `kill -INT` may. Only the parent acts on a signal.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     gc.set_threshold(GC_THRESHOLD)
     with suppress(BrokenPipeError), open(int(sys.argv[-1]), "wb") as answers:
@@ -136,7 +136,7 @@ def main() -> None:
 
 
 def tell_all(feed: Reader, asked: IO[bytes], answers: IO[bytes]) -> None:
-    """Say everything that there is of a feed as it is asked for, and how it ended."""
+    """Send each result of the reader when the parent asks for it, then how the reading ended."""
     while asked.read(1) and (sealing := feed.next()) is not None:
         tell(answers, sealing)
     tell(answers, ("end", feed.broken, feed.paused))

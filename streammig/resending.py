@@ -1,4 +1,4 @@
-"""Sends again what a verify did not find: customers and transactions, never what the target only counts."""
+"""Sends missing records again: customers and transactions that a verify did not find. Never events."""
 
 from __future__ import annotations
 
@@ -20,21 +20,20 @@ from streammig.verify.work import Item, Work
 
 @dataclass(frozen=True, slots=True)
 class _Wave:
-    """What is sent again in one commit: what of each batch is taken, and the batches, all of an owner in one."""
+    """One commit's worth of missing records."""
 
-    taken: list[Beside]
-    drafts: list[Draft]
-    progress: None = None  # the export is not read on
+    taken: list[Beside]  # the part of each old batch that is missing
+    drafts: list[Draft]  # new batches; all records of an owner are in the same one
+    progress: None = None  # reads no new part of the export
 
     def commit(self, file: Checkpoint, stage: str, at: float, mapping: str) -> list[Batch]:
         return file.seal_missing(stage, self.taken, self.drafts, mapping, at)
 
 
 async def resend(run: Run, state_folder: Path) -> bool:
-    """Send all that is missing; False if stopped before. Raises like a run.
+    """Send all missing records. False if stopped. Raises like a run.
 
-    A unit is missing until the transaction that seals it in a new batch, and from then on it is sent like any other:
-    whatever interrupts it, the same call goes on.
+    After any interruption the same call resumes: one transaction moves missing units into a batch like any other.
     """
     read = run.reading.read
     run_id: str = (await run.store.read(lambda file: file.run))["id"]
@@ -52,8 +51,8 @@ async def _stage(run: Run, name: str, places: Work) -> bool:
     if mappings - {run.reading.inputs[name].mapping}:
         raise Unusable(
             "mapping-changed",
-            f"{name}: the mapping is not the one that made the missing records: nothing of them was sent",
-            "Put the mapping back that made them. Or verify again: then they are not comparable, and are not sent.",
+            f"{name}: the mapping has changed since the missing records were made: none of them was sent",
+            "Restore the earlier mapping. Or verify again: then they are not comparable, and are not sent.",
         )
     if mappings or await is_sealed(run, name):
         await run.reading.read(_note, run.reading.lookup, name, places)
@@ -62,7 +61,7 @@ async def _stage(run: Run, name: str, places: Work) -> bool:
 
 
 def _note(lookup: Checkpoint, name: str, places: Work) -> None:
-    """Note the places of what is missing of a stage: what was sent since is missing no more."""
+    """Write the places of a stage's missing records to the work file, in place of those of an earlier call."""
     batches = (Accepted(it.seq, it.ranges, it.tally, "", False, 0.0) for it in lookup.beside(name, MISSED))
     places.begin("", {name: batches})
 
@@ -81,7 +80,7 @@ def _waves(run: Run, name: str, places: Work) -> Iterator[_Wave]:
 
 
 def _held(items: Iterator[Item]) -> list[Item]:
-    """So many of them as are held at a time."""
+    """The next items, up to the size of a wave."""
     found, size = [], 0
     for item in items:
         found.append(item)
@@ -92,7 +91,7 @@ def _held(items: Iterator[Item]) -> list[Item]:
 
 
 def _taken(wave: Sequence[Item]) -> list[Beside]:
-    """What of each batch is taken."""
+    """The part of each old batch that these items are."""
     homes: dict[int, list[Record]] = {}
     for it in wave:
         homes.setdefault(it.seq, []).append(it.record)

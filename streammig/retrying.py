@@ -1,4 +1,4 @@
-"""Sends dead letters again, stage by stage, and releases what waited for a customer of theirs."""
+"""Sends dead letters again, stage by stage. Customers go first, then the records that waited for them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ TO_SEND = (BatchState.SEALED, BatchState.UNKNOWN, BatchState.REJECTED)
 
 
 async def retry(run: Run, choice: Choice) -> bool:
-    """Try all that is chosen, stage by stage; False if stopped before. Raises like a run.
+    """Send the chosen dead letters, stage by stage. False if stopped. Raises like a run.
 
-    Whatever interrupts it, the same call goes on: a letter is dead until the transaction that seals it, and from then
-    on it is a batch like any other.
+    After any interruption the same call resumes: one transaction turns dead letters into a batch like any other.
     """
     for name in run.reading.inputs:
         replay = await _replay(run, name, choice)
@@ -42,13 +41,15 @@ async def _replay(run: Run, name: str, choice: Choice) -> Replay:
 
 
 async def is_sealed(run: Run, name: str) -> bool:
-    """Whether an earlier call has sealed what is to be sent."""
+    """Whether an earlier call has left batches to send."""
     return bool(await run.store.read(lambda file: file.batches(name, *TO_SEND)))
 
 
 async def shown(run: Run, name: str) -> bool:
-    """Wait at the barrier behind what was sent of a stage. When replayed customers can be seen, what waited for them
-    may go. False if stopped before."""
+    """Wait at the barrier after a stage's retried batches. False if stopped.
+
+    Once retried customers can be seen at the target, the records that wait for them may be sent.
+    """
     last = name == [*run.reading.inputs][-1]
     unseen = await run.store.read(lambda file: file.any_unseen(name))
     if unseen and not await run.barrier(retried=True).wait(name, last):

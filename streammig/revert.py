@@ -1,4 +1,4 @@
-"""Reverts a run: one request for the window in which its customers were migrated, and a read-back of each."""
+"""Reverts a run: one request for the time window of its customers, then a read-back of each customer."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ from streammig.delivery.backoff import Backoff
 from streammig.delivery.sender import BLIND_WAIT
 from streammig.errors import SamplesMissing, TargetStop, UnknownOutcome, Unusable
 from streammig.model import Kind, Receipt
+from streammig.revert_looks import RevertLooks, RevertWork
 from streammig.run import Run
 from streammig.target import Reverts
 from streammig.telemetry import Waiting
-from streammig.undone import Taken, Undone
 from streammig.verify.looks import Looks
 
 STATES = {
@@ -39,30 +39,29 @@ STATES = {
 
 @dataclass(slots=True)
 class Revert:
-    """One call of `revert`. `expected` is the number of customers that the operator confirmed. `tell` gets the id of
-    each customer that stayed.
+    """One call of `revert`.
 
     The intent is durable before the request leaves. An unknown outcome is read back before the request may be made
-    again. After any interruption the same call goes on from there.
+    again. After any interruption the same call resumes.
     """
 
     run: Run
     state_folder: Path
-    expected: int
-    tell: Callable[[str], None]
+    expected: int  # customers, as the operator confirmed
+    tell: Callable[[str], None]  # gets the id of each customer that is still there
 
     async def revert(self) -> dict[str, Any] | None:
-        """How many customers are gone and how many stayed, once this is in the checkpoint; None if stopped before.
+        """Revert the run. Returns a summary with the customers gone and stayed, once it is durable; None if stopped.
 
-        Raises `Unusable` where the run can't be reverted, `TargetStop` where the target refuses, `UnknownOutcome` where
-        the request did not land, and `SamplesMissing` where it was accepted and all customers are still there.
+        Raises `Unusable` if the run can't be reverted, `TargetStop` if the target refuses, `UnknownOutcome` if the
+        request did not land, `SamplesMissing` if it was accepted and all customers are still there.
         """
         store, read = self.run.store, self.run.reading.read
         last = await store.read(lambda file: file.last_revert())
         again = last is None or last.state in AGAIN
         number = 1 if last is None else last.number + again
         run_id: str = (await store.read(lambda file: file.run))["id"]
-        work = await read(Taken, self.state_folder / f"revert-{run_id}.sqlite")
+        work = await read(RevertWork, self.state_folder / f"revert-{run_id}.sqlite")
         with closing(work):
             batches = {name: self.run.reading.lookup.accepted(name) for name in self.run.reading.inputs}
             await read(work.begin, f"revert {number}", batches)
@@ -70,12 +69,12 @@ class Revert:
                 return None
             last = await store.read(lambda file: file.last_revert())
             assert last is not None
-            if last.state == SENDING:  # the process ended, and the request may have left
+            if last.state == SENDING:  # an earlier process ended; its request may have left
                 await store.write(lambda file: file.revert_is(last.number, UNKNOWN, "the process ended"))
             return await self._read_back(last, work)
 
-    async def _begun(self, work: Taken) -> bool:
-        """Make the request; False if stopped before."""
+    async def _begun(self, work: RevertWork) -> bool:
+        """Check the number of customers, wait for the target's queue, and make the request. False if stopped."""
         settle, owners = self.run.context.times.settle, self.run.reading.owners
         window = await self.run.store.read(lambda file: file.window(owners, settle))
         if window.customers != self.expected:
@@ -88,14 +87,14 @@ class Revert:
             raise Unusable(
                 "revert-unseen",
                 "no customer of this run can be read back: another mapping made them, or a retry corrected their ids",
-                "Put back the mapping that made them. Nothing was sent: what became of a revert could not be seen.",
+                "Restore the mapping that made them. Nothing was sent: a read-back could not show the result.",
             )
         # Until the window is over, the target's queue may still hold customers of this run.
         return await self._until(window.over) and await self._send(window)
 
-    def _reading(self, work: Taken, window: Window) -> Undone:
+    def _reading(self, work: RevertWork, window: Window) -> RevertLooks:
         looks = Looks(self.run, work, [], self.run.reading.owners, None, window.customers, {}, task="reverting")
-        return Undone(self.run, work, looks, window.customers)
+        return RevertLooks(self.run, work, looks, window.customers)
 
     async def _until(self, moment: float) -> bool:
         seconds = moment - self.run.context.now()
@@ -107,7 +106,7 @@ class Revert:
     # -- the request -------------------------------------------------------------------------------------------------
 
     async def _send(self, window: Window) -> bool:
-        """Make the request until it is accepted or its outcome is unknown; False if stopped before."""
+        """Repeat the request until it is accepted or its outcome is unknown. False if stopped."""
         run, renewed, failures = self.run, False, 0
         client = run.target.client
         if not isinstance(client, Reverts):
@@ -142,7 +141,7 @@ class Revert:
         if receipt.kind is Kind.THROTTLED:
             await self.run.target.permits.on_429()
             seconds = BLIND_WAIT if receipt.retry_after is None else receipt.retry_after
-            await self.run.target.permits.pause_for(seconds)  # which tells it
+            await self.run.target.permits.pause_for(seconds)  # notifies by itself
         else:
             seconds = Backoff().delay(failures, context.rng)
             context.notify(Waiting("no-connection", f"no connection to the target: {said}", seconds))
@@ -150,10 +149,10 @@ class Revert:
 
     # -- the read-back -----------------------------------------------------------------------------------------------
 
-    async def _read_back(self, last: Reverting, work: Taken) -> dict[str, Any] | None:
-        """Read back every customer of the run until nothing changes any more; None if stopped before."""
+    async def _read_back(self, last: Reverting, work: RevertWork) -> dict[str, Any] | None:
+        """Read back every customer of the run until nothing changes any more. None if stopped."""
         run, read, window = self.run, self.run.reading.read, last.window
-        if last.state == DONE:  # the process ended before it could tell
+        if last.state == DONE:  # an earlier process ended before it could report
             return await self._tell(work, last.summary)
         reading = self._reading(work, window)
         settled = min(last.began + run.context.times.settle - run.context.now(), run.context.times.settle)
@@ -172,14 +171,14 @@ class Revert:
         await run.store.write(lambda file: file.reverted(last.number, summary, partial(work.gone_of, everything)))
         return await self._tell(work, summary)
 
-    async def _tell(self, work: Taken, summary: Mapping[str, Any]) -> dict[str, Any]:
-        """Tell who stayed; the export may be sent by another checkpoint from now on."""
+    async def _tell(self, work: RevertWork, summary: Mapping[str, Any]) -> dict[str, Any]:
+        """Report the customers that stayed, and let other checkpoints send the export."""
         run_id: str = (await self.run.store.read(lambda file: file.run))["id"]
         await self.run.target.permits.release(run_id)
         await self.run.reading.read(self._tell_kept, work)
         return dict(summary)
 
-    def _tell_kept(self, work: Taken) -> None:
+    def _tell_kept(self, work: RevertWork) -> None:
         for it in work.suspects():
             self.tell(it.item.record.owner)
         work.forget()

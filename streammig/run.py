@@ -1,4 +1,4 @@
-"""Runs the stages of a migration one after the other, with a barrier between them."""
+"""Runs the stages of a migration in order, with a barrier between two stages."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ from streammig.settings import Settings
 from streammig.stage import StageReader, StageRun, Step, Steps
 from streammig.telemetry import PILOT, Account, Expected, RunBegan, StageBegan, StageEnded, Warned
 
-SAMPLED = 1_000  # records that tell what a stage will take
+SAMPLED = 1_000  # records that the estimate of a stage is made from
 
 
 @dataclass(frozen=True, slots=True)
 class RunOptions:
-    """What one call asks for."""
+    """The options of one call."""
 
-    first: int | None  # a pilot: so many source records of each stage
-    away: int  # bytes of export from which on a stage is read in a process of its own
-    look: bool  # whether to look at the target for what comes next, before the first request
+    first: int | None  # pilot: number of source records of each stage
+    reader_process_bytes: int  # a stage whose files have at least this size is read in a process of its own
+    look: bool  # whether to look at the target for the next records before the first request
 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Everything that works on one run."""
+    """One assembled run."""
 
     settings: Settings
     reading: Reading
@@ -59,7 +59,7 @@ class Run:
     options: RunOptions
 
     async def run(self) -> bool:
-        """Deliver every stage; True when everything is read and settled, False when stopped or paused before."""
+        """Deliver every stage. True if everything is read and settled, False if stopped or paused."""
         whole = True
         before = ""
         preflight = Preflight(self.reading, self.store, self.target.reads, self.context)
@@ -73,7 +73,7 @@ class Run:
                 return False
             before = name
         self.target.permits.all_sent()
-        # Without a time to settle there is no queue to wait for (a dry run, or a target that keeps nothing).
+        # Without a settle time there is no queue to wait for: a dry run, or a target without one.
         if not self.context.times.settle:
             at = self.context.now()
             await self.store.write(lambda file: file.mark_seen(before, at))
@@ -84,7 +84,7 @@ class Run:
         return whole
 
     async def _look_ahead(self) -> None:
-        """Tell how far all stages are, with an estimate of what those will take that have not begun."""
+        """Notify how far each stage is, with an estimate for stages that have not begun."""
         planned = kept_plan(self.settings, self.reading.inputs)
         ahead = {name: await self._expected(name, planned.get(name)) for name in self.reading.inputs}
         begun = self.context.now()
@@ -97,7 +97,7 @@ class Run:
         self.context.notify(RunBegan(accounts, limits, str(account_file(run) or ""), settle, lanes, *hours, dry))
 
     async def _plan(self, accounts: Mapping[str, Account], *, exact: bool) -> None:
-        """Keep the plan in the checkpoint, the first time: what the drift is told against."""
+        """Store the plan in the checkpoint at the first run. Later runs measure their drift against it."""
         run = await self.store.read(lambda file: file.run)
         if "plan" not in run["context"]:
             now, context = self.context.now(), run["context"]
@@ -110,7 +110,7 @@ class Run:
         forget_plan(self.reading.lookup.path)
 
     async def _expected(self, name: str, planned: tuple[int, int] | None) -> Expected:
-        """What a stage will take: as an earlier run knew it, as it was `planned`, or by its first records."""
+        """Estimate a stage: by an earlier run, else as `planned` (requests, units), else by its first records."""
         before = await self.store.read(lambda file: account_of(file, name))
         if before.made or before.complete or before.expected.requests:
             return before.expected
@@ -126,7 +126,7 @@ class Run:
         return expected(records, sum(before.sizes or ()), units, most, self.target.reads.proves(name), share)
 
     def barrier(self, retried: bool = False) -> Barrier:
-        """The barrier behind a stage, or behind what of it was retried."""
+        """The barrier after a stage, or after its retried batches."""
         return Barrier(self.target.reads, self.target.permits, self.store, self.context, retried)
 
     async def _stage(self, name: str) -> bool:
@@ -141,7 +141,7 @@ class Run:
             state = "failed" if problem.exit_code == Unusable.exit_code else "interrupted"
             await self._end(name, state, problem.what, problem.code)
             raise
-        paused = run.reading.feed.paused
+        paused = run.reader.feed.paused
         await self._end(name, "complete" if finished else "interrupted", paused, PILOT if paused else "")
         await self.verify(name)
         if not self.context.stopping and name == self.reading.owners:
@@ -149,7 +149,7 @@ class Run:
         return finished
 
     async def _read_to_end(self, run: StageRun, complete: bool) -> bool:
-        """Whether it is finished. Where it was `complete` before, a call has accepted that a file of it breaks off."""
+        """Run the stage; True if finished. If it was `complete`, an earlier call has accepted a broken file."""
         try:
             return await run.run()
         except BrokenExport:
@@ -158,9 +158,12 @@ class Run:
             return True
 
     async def _followers_wait(self) -> None:
-        """What belongs to a customer of a parked batch would be dropped by the target if that did not land: it becomes
-        dead letters, to be retried when the batch is decided. Raises where it is not known whose batch it is, and in
-        a pilot, whose full run may yet show what became of an unknown one."""
+        """Warn that later records of undecided customers become dead letters, to be retried once the batch is decided.
+
+        If a parked batch did not land, the target would drop those records. Raises `UnknownOutcome` if a parked batch
+        has lost its body, so that its customers are not known. Raises it too for a batch that is still unknown, as in
+        a pilot: the full run may show its outcome.
+        """
         left = await self.store.read(
             lambda file: file.batches(self.reading.owners, BatchState.UNKNOWN, BatchState.PARKED)
         )
@@ -185,7 +188,7 @@ class Run:
         await self.store.write(lambda file: file.stage_state(name, state, at, message, code))
 
     async def retry(self, name: str, steps: Iterator[Step]) -> None:
-        """Deliver what is sealed of a stage, and what these steps seal; its export is not read on."""
+        """Deliver a stage's sealed batches and those that these steps seal. Reads no new part of the export."""
         found = await self.store.read(lambda file: account_of(file, name))
         self.context.notify(StageBegan(name, found._replace(sizes=None)))
         mapping = self.reading.inputs[name].mapping
@@ -195,7 +198,7 @@ class Run:
         await self.verify(name)
 
     async def _prepare(self, name: str, reader: StageReader, max_dead: int | str) -> StageRun:
-        """A stage ready to run."""
+        """Wire up one stage."""
         bisected = self.target.reads.proves(name) or self.settings.bisect_events
         sizes = Sizes(*await self.store.read(lambda file: file.sizes(name)))
         sender = Sender(
@@ -215,7 +218,7 @@ class Run:
         )
         isolation = Isolation(sender, bisected, self.settings.isolation_share, self.settings.isolation_requests)
         return StageRun(
-            stage=name, reading=reader, sender=sender, isolation=isolation, store=self.store, context=self.context,
+            stage=name, reader=reader, sender=sender, isolation=isolation, store=self.store, context=self.context,
             most_dead=parse_dead_limit(max_dead),
         )  # fmt: skip
 
@@ -244,7 +247,7 @@ class Run:
         return StageReader(feed, self.reading.thread, mapping)
 
     async def read_back(self, name: str, seq: int) -> BatchState:
-        """Ask the target what became of an undecided batch; the state it is left in, UNKNOWN if stopped before."""
+        """Read back an undecided batch. Returns its new state; UNKNOWN if stopped."""
         asked = (BatchState.UNKNOWN, BatchState.PARKED)
         found = await self.store.read(lambda file: [it for it in file.batches(name, *asked) if it.seq == seq])
         if not found:
@@ -259,23 +262,22 @@ class Run:
     # -- reading -----------------------------------------------------------------------------------------------------
 
     def _feed(self, size: int, parts: dict[str, Any]) -> Reader | ReaderProcess:
-        """In a process of its own where there is enough to read to make up for starting it."""
-        if size >= self.options.away:
-            # A mapping that can't be named to another process is left here.
+        """A reader, in a process of its own if the stage is large enough to pay for its start."""
+        if size >= self.options.reader_process_bytes:
+            # A mapping that can't be pickled is read in this process.
             with suppress(pickle.PicklingError, AttributeError, TypeError):
                 return ReaderProcess(**parts)
         return Reader(**parts)
 
-    # -- what must hold behind a stage -------------------------------------------------------------------------------
+    # -- checks after a stage ----------------------------------------------------------------------------------------
 
     async def verify(self, name: str) -> None:
-        """Raise unless the totals add up."""
-        totals = await self.store.read(lambda file: file.totals(name))
-        check_totals(name, totals)
+        """Raise `MachineFault` unless the stage's totals add up."""
+        check_totals(name, await self.store.read(lambda file: file.totals(name)))
 
 
 def check_totals(name: str, totals: Totals) -> None:
-    """Raise `MachineFault` with the sides that don't agree."""
+    """Raise `MachineFault` with both sides unless the totals add up."""
     if not totals.balanced:
         raise MachineFault(
             "totals-unbalanced",

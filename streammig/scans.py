@@ -1,4 +1,4 @@
-"""Which stages a run scans before its first request."""
+"""Decides which stages a run scans before its first request, and from where."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ def to_scan(
     *,
     aside: bool,
 ) -> list[StageScan]:
-    """The scans of a run: each stage that is not read in full is judged, and the customers always give an index.
+    """The scans of a run. Each stage that is not complete is judged; the customers are always indexed.
 
-    `aside`: a command such as `verify` needs the index of the customers alone, and nothing is judged. `added` are
-    stages with files that the checkpoint does not know. `beside` is what else needs room on the disk, in bytes.
+    - `aside`: a command such as `verify` needs only the index of the customers, and judges nothing
+    - `added`: stages with files that are new to the checkpoint
+    - `beside`: what else needs room on the disk, in bytes by purpose
 
-    A mapping may have been mended since the last call. Then customers that are sealed stay as they were indexed, and
-    those ahead are scanned again.
+    A mapping may have changed since the last call. Sealed customers stay in the index as they were, later ones are
+    scanned again.
     """
     states = {row.name: row.state for row in file.stages()} if file is not None else {}
     jobs = []
@@ -43,7 +44,7 @@ def to_scan(
             frontier = file.progress(name).frontier if file is not None and name in states else START
         made_by = rules_of(it.mapping if stage.map or stage.fields else None)
         if name != STAGES[0] and not made_by:
-            frontier = START  # with unknown rules, earlier findings may be wrong
+            frontier = START  # the rules have no hash, so earlier findings may be wrong
         job = StageScan(
             name=name,
             source=it.source,

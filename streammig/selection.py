@@ -1,4 +1,4 @@
-"""Which records of a stage are sent: the target's rules, and around them rules about the customers."""
+"""Leaves records out around the target's rules: duplicates, records of absent owners, balances that do not add up."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from streammig.model import FILTERED, DeadLetter, Examined, Place, Range, Record
 from streammig.target import Rules
 
 Absent = Callable[[Iterable[str]], Mapping[str, str]]
-"""Takes owners, and returns those that will not be at the target, each with `FILTERED` or a dead letter's code."""
+"""Takes owners. Returns those that will not be at the target, each with `FILTERED` or a dead letter's code."""
 
 Repeated = Callable[[Place, Place], Mapping[Spot, tuple[str, str]]]
-"""The duplicates between two places: by spot, the code and the message of a dead letter."""
+"""Takes two places. Returns the duplicates between them: a dead letter's code and message, by spot."""
 
 NO_CUSTOMER = "its customer is not in the export, or its record there has no id that can be read"
 UNDECIDED = "undecided"  # the reason of an absent owner whose batch is parked
 NOT_DECIDED = "its customer's batch is parked: decide that with resolve, then send this with retry"
 MISSED_BEFORE = (
-    "the older run has sent its customer, who is missing at the target: retry --missing of that run sends the customer"
-    " again, then retry this"
+    "the older run has sent its customer, but the target does not show the customer: send the customer again with"
+    " retry --missing of that run, then retry this"
 )
 # By the reason of an absent owner; else its record is a dead letter for that reason.
 MESSAGES = {UNDECIDED: NOT_DECIDED, MISSED: MISSED_BEFORE, UNKNOWN: NO_CUSTOMER}
 BALANCE_DIFFERS = "balance-differs"
 NOT_EXPLAINED = "its transactions do not add up, by reward and brand, to the balance of its customer"
-OF_FILTERED = "customer-filtered"  # the filter of records whose customer was left out on purpose
+OF_FILTERED = "customer-filtered"  # the filter for records of a filtered customer
 
 Why = tuple[str, str]
-"""The code and the message of a dead letter. Of a filtered record the message is ""."""
+"""The code and the message of a dead letter. For a filtered record the message is ""."""
 
 
 class WithoutRepeated:
-    """The rules of a stage, without records that `repeated` names: their owner or another unique key occurs again."""
+    """Rules that leave out duplicates: records whose owner or other unique key occurs more than once."""
 
     def __init__(self, rules: Rules, repeated: Repeated) -> None:
         self.head, self.tail, self.once = rules.head, rules.tail, rules.once
@@ -59,10 +59,10 @@ class WithoutRepeated:
 
 
 class WithOwners:
-    """The rules of a stage of owners' records, without those of owners that will not be at the target.
+    """Rules that leave out records of owners that will not be at the target.
 
-    `sealed` are ranges in reading order. A record in them is in a batch already, and stays there even if its owner was
-    found to be absent since.
+    `sealed` are ranges in reading order. Their records are in a batch already, and stay there even if the owner has
+    become absent since.
     """
 
     def __init__(self, rules: Rules, absent: Absent, sealed: Sequence[Range] = ()) -> None:
@@ -90,9 +90,9 @@ class WithOwners:
 
 
 class WithBalance:
-    """The rules of a once-only stage, without the records that do not add up to what their owner has at the target.
+    """Rules of a once-only stage that leave out records that do not add up to their owner's balance.
 
-    `own` are the stage's rules without any others around them. `index` is that of the owners.
+    `own`: the stage's rules without any wrapper. `index`: the owners' index.
     """
 
     def __init__(self, rules: Rules, own: Rules, index: KeyIndex) -> None:
@@ -113,14 +113,14 @@ class WithBalance:
 
 
 def why_left_out(reason: str) -> Why:
-    """Why a record is left out whose customer is absent for this reason."""
+    """The code and message for a record whose owner is absent for this reason."""
     if reason == FILTERED:
         return OF_FILTERED, ""
     return "owner-" + reason, MESSAGES.get(reason, f"its customer's record is a dead letter: {reason}")
 
 
 def leave_out(it: Examined, parts: Sequence[tuple[Record, Why | None]]) -> Examined:
-    """The source record with these parts; those with a `Why` become filtered or dead letters."""
+    """Replace the records of a source record by these parts. A part with a `Why` becomes filtered or a dead letter."""
     kept = tuple(part for part, why in parts if why is None)
     filtered = [(why[0], part.tally) for part, why in parts if why is not None and not why[1]]
     dead = [DeadLetter(part.position, part.unit, *why, part.tally) for part, why in parts if why is not None and why[1]]

@@ -1,4 +1,4 @@
-"""The settings of a migration: frozen, from a TOML file and flags, with every default in this one place."""
+"""The settings of a migration, from a TOML file and flags. Every default is here."""
 
 from __future__ import annotations
 
@@ -27,38 +27,38 @@ PRESETS = ("dev", "prod")  # names of limits; the target knows their numbers
 
 
 class StageSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """One stage of a migration. In the TOML file a table of the stage's name."""
+    """The settings of one stage: a table with the stage's name in the TOML file."""
 
     files: tuple[str, ...] = ()  # FILE or FILE#path.to.array, a folder, a pattern, or - for standard input
-    delimiter: str = ""  # CSV: one character, or tab; else as the file's name says
+    delimiter: str = ""  # CSV: one character, or "tab"; by default told by the file's name
     encoding: str = "utf-8"  # CSV
-    keyed: bool | str = False  # the records are the values of an object; a text names the field that their keys go into
+    keyed: bool | str = False  # the records are the values of an object; a text names a field for their keys
     map: str = ""  # module:function
     fields: dict[str, Any] = {}  # a declared mapping, see `streammig.fields`
-    owner: str = ""  # the field that names the customer, where each record is one event or one transaction
-    deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one, as field=value, or a field that holds any
-    not_deleted: tuple[str, ...] = ()  # customers: fields, or field=value, that mark no deleted one
+    owner: str = ""  # field with the customer's id, if each record is one event or one transaction
+    deleted: tuple[str, ...] = ()  # customers: more marks of a deleted one: field=value, or a field with any value
+    not_deleted: tuple[str, ...] = ()  # customers: field or field=value that does not mark a deleted one
     reversed: tuple[str, ...] = ()  # events: more marks of a reversed one, as field=value
-    owner_twice: Literal["stop", "dead-letter"] = "stop"  # transactions: what becomes of customers with several records
-    unknown: Literal["read-back", "park", "resend"] = "read-back"  # what becomes of a batch with an unknown outcome
+    owner_twice: Literal["stop", "dead-letter"] = "stop"  # transactions: if a customer has several records
+    unknown: Literal["read-back", "park", "resend"] = "read-back"  # for batches with an unknown outcome
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A migration as it was asked for. Times are seconds, sizes are bytes."""
+    """The settings of a migration. Times are in seconds, sizes in bytes."""
 
     customers: StageSettings = StageSettings()
     events: StageSettings = StageSettings()
     transactions: StageSettings = StageSettings()
 
     base_url: str = "https://app.masivo.ai/api/storefront/v1"
-    auth_url: str = ""  # where the token comes from; the base URL unless set
+    auth_url: str = ""  # address for tokens; the base URL unless set
     api_key_file: str = ""
     api_key_command: str = ""
-    account: str = ""  # whose limits they are; else told apart by a hash of base URL and key
+    account: str = ""  # name for the shared limits; by default a hash of base URL and key
     limits: str = "prod"
-    budget_share: Annotated[float, Meta(gt=0, le=1)] = 1.0  # of each window; the rest is left to others
-    hours: str = ""  # when to send, as Mon-Fri 21:00-07:00; else 20%
-    hours_zone: str = ""  # by whose clock, as America/Bogota
+    budget_share: Annotated[float, Meta(gt=0, le=1)] = 1.0  # part of each limit that the run uses
+    hours: str = ""  # timetable: when to send, as "Mon-Fri 21:00-07:00; else 20%"
+    hours_zone: str = ""  # time zone of the timetable, as America/Bogota
 
     checkpoint: str = ""
     state_dir: str = ""
@@ -71,41 +71,41 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     max_bytes: Annotated[int, Meta(ge=10_000, le=1_000_000_000)] = 4_000_000
     max_record_bytes: Annotated[int, Meta(ge=1_000, le=1_000_000_000)] = 16_777_216
 
-    # Conditions on the JSON of a 2xx, as path=value or a path alone: it is a no where any of `refused_if` holds; else,
-    # where `accepted_if` is given, a yes if any of it holds and a no if none does.
+    # Conditions on the JSON of a 2xx answer, as path=value or only a path. If any of `refused_if` holds, the batch is
+    # refused. Otherwise, if `accepted_if` is set, it is accepted only if any of `accepted_if` holds.
     accepted_if: tuple[str, ...] = ()
     refused_if: tuple[str, ...] = ()
     not_there: tuple[int | str, ...] = (404,)  # answers to a read that mean "no such customer", as 404 or "200 null"
 
-    not_in: str = ""  # the checkpoint of an older run: what it has left at the target is left out
-    since: str = ""  # events that were issued before this moment are left out
+    not_in: str = ""  # checkpoint of an older run: leave out what that run has left at the target
+    since: str = ""  # leave out events issued before this time
 
-    on_event: str = ""  # a command that is told what happens to the run
-    notify_url: str = ""  # a webhook that is told the same
+    on_event: str = ""  # command that gets the events of the run
+    notify_url: str = ""  # webhook that gets the events of the run
 
-    duplicates: Literal["first", "none"] = "first"  # which of customers with one id or e-mail is sent; none: no look
-    balances: Literal["stop", "send", "dead-letter"] = "stop"  # what becomes of transactions that do not explain one
+    duplicates: Literal["first", "none"] = "first"  # of customers with the same id or e-mail, send the first; or none
+    balances: Literal["stop", "send", "dead-letter"] = "stop"  # if transactions do not add up to a balance
     unknown_fields: Literal["drop", "reject", "send"] = "drop"
-    judge: Literal["auto", "compiled", "python"] = "auto"  # what records are judged by; the batches are the same
+    judge: Literal["auto", "compiled", "python"] = "auto"  # implementation of the rules; batches are the same
     fraction_digits: Annotated[int, Meta(ge=0, le=12)] = 2
     trim_emails: bool = False
     time_zone: str = ""
-    time_of_day: str = ""  # of dates without a time, as 00:00:00
+    time_of_day: str = ""  # for dates without a time, as 00:00:00
     include_inactive: bool = False
     send_anonymous: bool = False
     zero_orders: bool = False
     send_redeem: bool = False
     bisect_events: bool = False
-    isolation_share: Annotated[float, Meta(ge=0, le=1)] = 0.05  # of a stage's requests, spent on isolation at most
-    isolation_requests: Annotated[int, Meta(ge=0, le=100_000)] = 60  # to be spent on that in any case
+    isolation_share: Annotated[float, Meta(ge=0, le=1)] = 0.05  # most of a stage's requests that isolation may use
+    isolation_requests: Annotated[int, Meta(ge=0, le=100_000)] = 60  # requests that isolation may use in any case
     breaker: Annotated[int, Meta(ge=1, le=100_000)] = 10  # whole batches refused in a row that stop the run
-    verify_sample: Annotated[int, Meta(ge=0, le=100_000)] = 100  # customers that a run reads back at its end
-    most_parked: Annotated[int, Meta(ge=0, le=100_000)] = 3  # batches of a stage; one more stops the run
-    max_dead: int | str = ""  # dead letters of a stage, as 1000 units or 1% of those read; one more stops the run
+    verify_sample: Annotated[int, Meta(ge=0, le=100_000)] = 100  # customers to read back at the end of a run
+    most_parked: Annotated[int, Meta(ge=0, le=100_000)] = 3  # parked batches of a stage; one more stops the run
+    max_dead: int | str = ""  # dead letters of a stage: units, or a share of those read (1%); one more stops the run
 
     @classmethod
     def load(cls, path: Path | None = None, **given: Any) -> Settings:
-        """As the function `load`: the settings of a TOML file, with those that are given on top."""
+        """Load the settings of a TOML file. Settings `given` here win. Raises `Unusable`."""
         return load(path, given)
 
     def stage(self, name: str) -> StageSettings:
@@ -114,15 +114,15 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     @property
     def stages(self) -> tuple[str, ...]:
-        """The stages that have files, in the order they run."""
+        """The stages that have files, in the order in which they run."""
         return tuple(name for name in STAGES if self.stage(name).files)
 
 
 def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
-    """The settings of a TOML file with flags on top.
+    """Load the settings of a TOML file, overridden by flags. Raises `Unusable`, which names the setting.
 
-    `flags` is nested like the file; a flag that was not given is absent. Paths in the file are relative to the
-    file's folder, paths in flags to the working folder. Raises `Unusable`, naming the setting.
+    `flags` is nested like the file, without flags that were not given. Paths in the file are relative to the file's
+    folder, paths in flags to the working folder.
     """
     found = _read(path) if path is not None else {}
     merged: dict[str, Any] = dict(found)
@@ -139,7 +139,7 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
     try:
         settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
-        # msgspec names the type and the place, and never the value: a secret may stand in the wrong place.
+        # The value may be a misplaced secret. msgspec names the type and the path, never the value.
         said = str(error).replace("`$.", "`")
         raise Unusable("settings-invalid", f"{where}: {said}", SEE_ALL) from None
     check_texts(msgspec.to_builtins(settings))
@@ -155,9 +155,9 @@ def load(path: Path | None, flags: Mapping[str, Any]) -> Settings:
 
 
 def _check_made(where: str, stage: StageSettings) -> None:
-    """Raise `Unusable` where a setting names a field that the declared mapping does not make: it would never hold."""
+    """Raise `Unusable` if `owner` or `reversed` names a field that the declared mapping does not make."""
     asked = list[tuple[str, str]]()
-    if stage.owner:  # else marks and owner are those of a record that holds events
+    if stage.owner:  # without it a record is a list of events, and `reversed` names fields of an event
         asked = [("owner", stage.owner), *(("reversed", mark) for mark in stage.reversed)]
     for setting, mark in asked if stage.fields else ():
         path = mark.partition("=")[0]
@@ -171,7 +171,7 @@ def _check_made(where: str, stage: StageSettings) -> None:
 
 
 def _with_files(settings: Settings) -> Settings:
-    """The same, with each folder and each pattern as the files that it stands for."""
+    """Replace each folder and each pattern by its files."""
     found: dict[str, Any] = {}
     for name in settings.stages:
         stage = settings.stage(name)
@@ -184,7 +184,7 @@ SEE_ALL = "See all of them: streammig guide settings"
 
 
 def _check_known(where: str, key: str, kind: type[msgspec.Struct]) -> None:
-    """Raise `Unusable`, with what was probably meant, for a key that is no setting."""
+    """Raise `Unusable` for a key that is no setting, with the most similar setting."""
     if key not in kind.__struct_fields__:
         raise Unusable("setting-unknown", f"{where}there is no setting {key}", _meant(key, kind))
 
@@ -200,7 +200,7 @@ def _meant(key: str, kind: type[msgspec.Struct]) -> str:
 
 
 def check_folder(checkpoint: Path) -> None:
-    """Raise `Unusable` unless there is a folder for this checkpoint and its work files."""
+    """Raise `Unusable` unless the checkpoint's folder exists."""
     if not checkpoint.parent.is_dir():
         said = f"the checkpoint {checkpoint} can't be kept: there is no such folder as {checkpoint.parent}"
         hint = "Make the folder, or name another file with --checkpoint."
@@ -208,31 +208,31 @@ def check_folder(checkpoint: Path) -> None:
 
 
 def check_texts(found: Mapping[str, Any], above: str = "") -> None:
-    """Raise `Unusable` where a text can be no path, no address and no name: it would fail somewhere deep within."""
+    """Raise `Unusable` for a text with a NUL or invalid UTF-8. It would fail later, with a worse message."""
     for name, value in found.items():
         if isinstance(value, Mapping):
             check_texts(value, f"{above}{name}.")
         for text in value if isinstance(value, tuple | list) else (value,):
             if isinstance(text, str) and ("\0" in text or not _is_utf8(text)):
-                said = f"{above}{name} holds a NUL character or bytes that are no UTF-8: {text!a}"
+                said = f"{above}{name} holds a NUL character or bytes that are not UTF-8: {text!a}"
                 raise Unusable("settings-invalid", said, "Retype it, or rename the file it names.")
 
 
 def _is_utf8(text: str) -> bool:
     try:
         text.encode()
-    except UnicodeEncodeError:  # bytes of the command line that are no UTF-8 come as lone surrogates
+    except UnicodeEncodeError:  # Python turns invalid bytes of the command line into lone surrogates
         return False
     return True
 
 
 def check_doubles(settings: Settings, accepted: Collection[str]) -> None:
-    """Raise `Unusable` unless just the stages that may send twice are accepted by name, in this very call."""
+    """Raise `Unusable` unless the stages that may send twice are exactly those accepted on the command line."""
     resending = [name for name in settings.stages if settings.stage(name).unknown == "resend"]
     for name in resending:
         if name not in accepted:
             said = f'{name}: unknown = "resend" sends a batch again though it may have landed, so it may be there twice'
-            hint = f"Add --i-accept-doubles {name} if that is what you want, or take the setting out."
+            hint = f"Add --i-accept-doubles {name} if you want that, or remove the setting."
             raise Unusable("resend-unconfirmed", said, hint)
     for name in accepted:
         if name not in resending:
@@ -247,7 +247,7 @@ def _read(path: Path) -> dict[str, Any]:
     except OSError as error:
         said = f"the settings {path} can't be read: {error.strerror}"
         raise Unusable("settings-unreadable", said, "Name a TOML file, or use flags.") from None
-    except (ValueError, RecursionError) as error:  # also what is no UTF-8, and a number of thousands of digits
+    except (ValueError, RecursionError) as error:  # ValueError: also invalid UTF-8, or a number with too many digits
         hint = "See an example: streammig guide first-migration"
         raise Unusable("settings-unreadable", f"{path} is not TOML: {error}", hint) from None
     for name in ("api_key", "key", "token"):
@@ -274,17 +274,16 @@ def _beside(folder: Path, text: Any) -> Any:
 
 
 def absolute(text: str) -> str:
-    """An input as the user named it, so that it is found from any folder."""
+    """Make a path absolute, so that it is found from any folder. Addresses stay."""
     return text if is_address(text) else str(Path(text).absolute())
 
 
 def portable(settings: Settings) -> dict[str, Any]:
-    """The settings as a checkpoint keeps them, for commands that go on from it: JSON-ready, found from any folder,
-    without what may hold a secret."""
+    """The settings as a checkpoint stores them: JSON-ready, with absolute paths, without possible secrets."""
     kept: dict[str, Any] = {
         name: value for name, value in msgspec.to_builtins(settings).items() if value != getattr(Settings(), name)
     }
-    for name in ("api_key_command", "on_event", "notify_url"):  # each may have a secret in it
+    for name in ("api_key_command", "on_event", "notify_url"):  # each may hold a secret
         kept.pop(name, None)
     for name in ("checkpoint", "state_dir", "api_key_file", "not_in"):
         if kept.get(name):
@@ -295,8 +294,7 @@ def portable(settings: Settings) -> dict[str, Any]:
 
 
 def from_checkpoint(checkpoint: Path, context: Mapping[str, Any], path: Path | None) -> tuple[Settings, Path]:
-    """The settings of the run that made a checkpoint, with those of a TOML file on top, and the folder in which its
-    mappings are looked for. `context` is the checkpoint's."""
+    """The settings in a checkpoint's `context`, overridden by a TOML file, and the folder to import mappings from."""
     merged: dict[str, Any] = dict(context.get("settings", {}))
     for name, value in (_read(path) if path is not None else {}).items():
         merged[name] = {**merged.get(name, {}), **value} if isinstance(value, Mapping) else value
@@ -305,38 +303,38 @@ def from_checkpoint(checkpoint: Path, context: Mapping[str, Any], path: Path | N
 
 
 def api_key(settings: Settings, environment: Mapping[str, str]) -> str:
-    """The API key, from the environment, a file or a command. Raises `Unusable`; the key is in no message."""
+    """Get the API key from the environment, a file or a command. Raises `Unusable`, without the key in its message."""
     hint = f"Set {KEY_VARIABLE}, or name a file with api_key_file or a command with api_key_command in the settings."
-    key, whence = environment.get(KEY_VARIABLE, "").strip(), KEY_VARIABLE
+    key, origin = environment.get(KEY_VARIABLE, "").strip(), KEY_VARIABLE
     if not key and settings.api_key_file:
-        whence = f"the API key's file {settings.api_key_file}"
+        origin = f"the API key's file {settings.api_key_file}"
         try:
             key = Path(settings.api_key_file).read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text in UTF-8"
-            raise Unusable("key-unreadable", f"{whence} can't be read: {reason}", hint) from None
+            reason = error.strerror if isinstance(error, OSError) else "it is not text in UTF-8"
+            raise Unusable("key-unreadable", f"{origin} can't be read: {reason}", hint) from None
     elif not key and settings.api_key_command:
-        whence = f"the API key's command{_program(settings.api_key_command)}"
+        origin = f"the API key's command{_program(settings.api_key_command)}"
         done = subprocess.run(settings.api_key_command, shell=True, stdout=subprocess.PIPE, check=False)
         if done.returncode:
-            raise Unusable("key-command-failed", f"{whence} ended with {done.returncode}", hint)
+            raise Unusable("key-command-failed", f"{origin} ended with {done.returncode}", hint)
         key = done.stdout.decode("utf-8", "replace").strip()
     if not key:
         raise Unusable("key-missing", "there is no API key", hint)
     if not key.isprintable() or not key.isascii() or " " in key:
-        said = f"the API key from {whence} holds spaces, line breaks or characters that no HTTP header can carry"
+        said = f"the API key from {origin} holds spaces, line breaks or characters that no HTTP header can carry"
         raise Unusable("key-invalid", said, hint)
     return key
 
 
 def _program(command: str) -> str:
-    """The name of the program that a command line begins with, and nothing that may be a secret."""
+    """The name of the program in a command line, without its arguments, which may be secrets."""
     first = command.split()[0] if command.split() else ""
     return f" ({Path(first).name} …)" if re.fullmatch(r"[\w./~-]{1,200}", first) else ""
 
 
 def state_folder(settings: Settings, environment: Mapping[str, str], platform: str) -> Path:
-    """Where the account's file lives: --state-dir, else the platform's folder for a program's state."""
+    """The state folder: the setting, else the platform's folder for program state."""
     if settings.state_dir:
         return Path(settings.state_dir).expanduser()
     if platform == "darwin":

@@ -1,4 +1,4 @@
-"""Standard input as a file: spooled to an owner-only work file, so that a run from a pipe resumes too."""
+"""Copies standard input to an owner-only work file, so that a run from a pipe can be resumed."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ def reads_stdin(settings: Settings) -> bool:
 
 
 def is_gone(settings: Settings) -> bool:
-    """Whether the run of this checkpoint began from standard input, and its work file is there no more: deleted when
-    the run was complete, or lost."""
+    """Whether a run from standard input has no work file any more: deleted after a complete run, or lost."""
     checkpoint = Path(settings.checkpoint)
     return reads_stdin(settings) and checkpoint.exists() and not spool_path(checkpoint).exists()
 
 
 @contextmanager
 def stdin_spooled(settings: Settings, stdin: BinaryIO, command: str) -> Iterator[Settings]:
-    """The settings with `-` replaced by the work file beside the checkpoint, which is held meanwhile, so that nobody
-    else puts another export there; raises `Held` where another process holds it.
+    """Copy standard input to the work file, and yield the settings with that file in place of `-`.
 
-    Where the checkpoint exists the work file of its first run is used and standard input is left alone; it belongs to
-    that run, and is deleted with `forget` when nothing needs it any more.
+    If the checkpoint exists, the work file of its first run is used, and standard input is not read. `forget` deletes
+    the work file once no run needs it. Holds the checkpoint's lock meanwhile, so that no other process writes the file.
+    Raises `Held` if another process has the lock.
     """
     checkpoint = Path(settings.checkpoint)
     check_folder(checkpoint)
@@ -47,14 +46,14 @@ def stdin_spooled(settings: Settings, stdin: BinaryIO, command: str) -> Iterator
         if is_gone(settings):
             raise Unusable(
                 "stdin-lost",
-                f"{path} is gone: the export that came from standard input",
+                f"{path}, the copy of the export from standard input, is gone",
                 "Restore it. A new checkpoint would send again what this one has delivered.",
             )
         if not checkpoint.exists():
             if stdin.isatty():
                 raise Unusable(
                     "stdin-terminal",
-                    "the export is to come from standard input, but that is a terminal",
+                    "standard input is a terminal, not an export",
                     "Pipe the export into it.",
                 )
             _write(path, stdin)

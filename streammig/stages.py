@@ -1,4 +1,4 @@
-"""The names of the target's stages, for settings and command line, which know no target and must load fast."""
+"""The names of the stages, for settings and the command line: they know no target and must load fast."""
 
 from __future__ import annotations
 

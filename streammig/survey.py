@@ -1,4 +1,4 @@
-"""What the first records of an export look like: fields and the form of their values, without a value of a person."""
+"""Surveys the first records of an export: its fields and the form of their values, without personal data."""
 
 from __future__ import annotations
 
@@ -17,15 +17,16 @@ from streammig.errors import counted
 from streammig.fields import kind
 from streammig.model import Span
 
-RECORDS = 5_000  # that are looked at
-WORDS = 8  # of so many different values at most a field is a choice between them
-SEEN = 20  # times each of them is seen on average, so that it is no name of a person
+RECORDS = 5_000  # records to examine
+# A field is a choice between words if it has at most WORDS different values, each SEEN times on average. A value that
+# occurs so often is not a person's name.
+WORDS, SEEN = 8, 20
 WORD = re.compile(r"[^\W\d][^\d]{0,19}|[01]")
 EMAIL = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE)
 NUMBER = re.compile(r"[+-]?\d{1,3}(?:[.,' ]?\d{3})*(?:[.,]\d+)?|[+-]?\d+(?:[.,]\d+)?", re.ASCII)
 EPOCH, EPOCH_MS = re.compile(r"1\d{9}(\.\d+)?"), re.compile(r"1\d{12}")
-# The first that reads all values is taken; where days and months can't be told apart, the day comes first.
+# The first form that fits all values wins. If day and month can't be told apart, the day comes first.
 DATES = (
     "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z", "%Y-%m-%d %H:%M:%S %z", "%Y-%m-%d %H:%M:%S%z",
     "%Y-%m-%dT%H:%M:%S", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%d/%m/%Y %H:%M",
@@ -37,14 +38,14 @@ _decode = msgspec.json.Decoder(float_hook=Decimal).decode
 
 @dataclass
 class Field:
-    """What is known of the values of one field. `path` leads to it with dots; `share` of `count` records have it."""
+    """Statistics of one field's values."""
 
-    path: str
-    count: int = 0
+    path: str  # with dots
+    count: int = 0  # of records that have it
     kinds: Counter[str] = field(default_factory=Counter)
     values: set[str] = field(default_factory=set)
-    quoted: int = 0  # begin with an apostrophe, as some tools write ids and phone numbers
-    padded: int = 0  # have blanks around them
+    quoted: int = 0  # values that begin with an apostrophe, as some tools write ids and phone numbers
+    padded: int = 0  # values with blanks around them
 
     def add(self, value: Any) -> None:
         self.count += 1
@@ -57,12 +58,12 @@ class Field:
 
     @property
     def kind(self) -> str:
-        """The kind of most of its values."""
+        """The most frequent type of its values."""
         return self.kinds.most_common(1)[0][0]
 
     @property
     def plain(self) -> list[str]:
-        """Its values without what stands around them."""
+        """Its different values, without blanks and apostrophes around them."""
         return [text.strip().strip("'").strip() for text in self.values]
 
     def all_are(self, form: re.Pattern[str]) -> bool:
@@ -70,13 +71,13 @@ class Field:
 
     @property
     def words(self) -> list[str]:
-        """The few words that it is a choice of, in order; none where it is no choice."""
+        """The sorted words of a choice such as a gender; empty if the field is no choice."""
         few = 2 <= len(self.values) <= WORDS and self.count >= SEEN * len(self.values)
         return sorted(self.values) if few and all(WORD.fullmatch(text) for text in self.values) else []
 
     @property
     def dates(self) -> list[str]:
-        """The forms of a date by which all its values can be read, else those by which nine in ten can."""
+        """The date formats that fit all values, else those that fit nine in ten."""
         if self.kind != "a text" or not self.values:
             return []
         misfits = {form: self._misfits(form) for form in DATES}
@@ -84,13 +85,13 @@ class Field:
         return [form for form, count in misfits.items() if count <= least]
 
     def _misfits(self, form: str) -> int:
-        """How many values are no dates of this form; a tenth of all at most is counted."""
+        """The number of values that are not dates of this form, counted up to a tenth of all."""
         most = (len(self.values) - 1) // 10 + 1
         return sum(1 for _ in islice((1 for text in self.plain if not _is_date(text, form)), most))
 
     @property
     def decimal_mark(self) -> str:
-        """The decimal mark of its numbers, "" where they have none or are no texts."""
+        """The decimal mark of numbers written as text; "" for any other field."""
         if self.kind != "a text" or not self.all_are(NUMBER):
             return ""
         tails = [found[0] for text in self.plain if (found := re.search(r"[.,](?=\d{1,2}$|\d{4,}$)", text))]
@@ -98,7 +99,7 @@ class Field:
 
     @property
     def form(self) -> str:
-        """What its values look like, in words."""
+        """Describe its values in words."""
         if self.all_are(EMAIL):
             return "e-mail addresses"
         others = sum(EMAIL.fullmatch(text) is None for text in self.plain)
@@ -118,7 +119,7 @@ class Field:
 
 
 def survey(spans: Iterable[Span], most: int = RECORDS) -> tuple[list[Field], int]:
-    """The fields of the first records in their order, and the number of records that were looked at."""
+    """The fields of the first records, in order, and the number of records examined."""
     fields: dict[str, Field] = {}
     seen = 0
     for span in spans:
@@ -134,7 +135,7 @@ def survey(spans: Iterable[Span], most: int = RECORDS) -> tuple[list[Field], int
 
 
 def _leaves(record: Any, above: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of a record that hold something; those of objects by their way."""
+    """The non-empty fields of a record, with dotted paths for fields of objects."""
     if not isinstance(record, Mapping):
         return
     for name, value in record.items():

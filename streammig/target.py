@@ -1,4 +1,4 @@
-"""The port to a target: its stages, rules, client and read-back, in prose. `tests/conformance.py` holds each to it."""
+"""The port to a target: protocols of its stages, rules, client and read-back. `tests/conformance.py` checks each."""
 
 from __future__ import annotations
 
@@ -14,115 +14,123 @@ from streammig.columns import Columns, Judged
 from streammig.model import Receipt, Record, Span
 
 Mapping = Callable[[Any], Any]
-"""A user's callable: a source record as Python objects (non-integers as Decimal) to a record, a list of records, or
-None (filtered)."""
+"""A user's function. Takes a source record as Python objects, with non-integers as Decimal. Returns a record, a list of
+records, or None (filtered)."""
 
 
 class Rules(Protocol):
-    """The target's rules for the records of one stage: mapping, validity, filters, exact splicing.
+    """The target's rules for the records of one stage: mapping, checks, filters, edits of single bytes.
 
-    Synchronous and without state between calls, so the same record gives the same result in any span, in any process.
-    Never raises for what a record holds: that is a dead letter. A defect of a user's mapping is one too.
+    Synchronous and without state between calls: the same record gives the same result in any span and any process.
+    A bad record never raises, it becomes a dead letter. So does a record for which the user's mapping raises.
     """
 
     @property
     def head(self) -> bytes:
-        """What a request's body begins with, before the first record."""
+        """The bytes of a request body before the first record."""
         ...
 
     @property
     def tail(self) -> bytes:
-        """What it ends with; records stand between, joined with b","."""
+        """The bytes after the last record. Records are joined with b","."""
         ...
 
     @property
     def once(self) -> bool:
-        """Whether the units of one owner must never be split over batches (transactions)."""
+        """Whether all units of an owner must be in one batch (transactions)."""
         ...
 
     def columns(self, span: Span) -> Columns:
-        """What becomes of the records of a span, in columns."""
+        """Judge the records of a span."""
         ...
 
     def __hash__(self) -> int: ...
 
 
 class Judge(Protocol):
-    """A target's judge that may find out what becomes of records while these are framed. What it has found of a record
-    proves that the record is one JSON value in UTF-8, and where it ends."""
+    """A compiled judge, which may judge records while they are framed.
+
+    A verdict on a record proves that it is one JSON value in UTF-8, and where it ends.
+    """
 
     def elements(self, data: bytes, low: int, high: int, limit: int) -> Judged:
-        """Judge elements of an array, the first of which begins at the index `low`, up to one that does not end before
-        `high`, has more than `limit` bytes, or is no JSON value. Places are counted from `low`."""
+        """Judge the elements of an array from index `low` on. Offsets in the result count from `low`.
+
+        Stops before an element that does not end before `high`, has more than `limit` bytes, or is not JSON.
+        """
         ...
 
     def lines(self, data: bytes, starts: Sequence[int], ends: Sequence[int], limit: int) -> Judged | None:
-        """Judge what stands between these places; None where any is not sure to be one JSON value within the limit."""
+        """Judge the lines between these offsets. None if any may not be one JSON value of at most `limit` bytes."""
         ...
 
 
 @runtime_checkable
 class Judges(Protocol):
-    """Rules with a judge; None where it has nothing to tell of records with these settings."""
+    """Rules with a compiled judge."""
 
     @property
-    def judge(self) -> Judge | None: ...
+    def judge(self) -> Judge | None:
+        """The judge; None if it can't be used with these settings."""
+        ...
 
 
 @runtime_checkable
 class MayHide(Protocol):
-    """Rules that may send a record though a field of it, which they do not cut, says that it is deleted."""
+    """Rules that may send a deleted record, because they do not read the field that marks it as deleted."""
 
     @property
     def hides(self) -> bool:
-        """Whether they may: there is a mapping, and what it decides by is unknown, or unknown fields are sent."""
+        """Whether they may: a mapping makes the records, or unknown fields are sent."""
         ...
 
     def unread(self, data: bytes) -> dict[str, Raw]:
-        """The outermost fields of a source record that the mapping is not known to read, and no setting names."""
+        """The outermost fields of a source record that neither the mapping (as far as known) nor a setting reads."""
         ...
 
     def made(self, data: bytes) -> list[bytes]:
-        """What the mapping makes of a source record; of one that it refuses, nothing."""
+        """The records that the mapping makes of a source record; [] if it refuses it."""
         ...
 
 
-FRACTION_DIGITS = 12  # of exact amounts as whole numbers: a number with more is refused by the rules
+FRACTION_DIGITS = 12  # decimal places of exact amounts; the rules refuse a number with more
 
 
 class Facts(Protocol):
-    """What rows hold beside what a batch needs. A row is named by its number among them."""
+    """Facts about rows that a check needs and a batch does not. A row is named by its index."""
 
     @property
     def mentioned(self) -> dict[tuple[str, str], int]:
-        """How many rows mention each thing of the account's own world: its kind, and which one; none is a person."""
+        """Number of rows that mention each object of the account, such as a reward, by (kind, id). No personal data."""
         ...
 
     @property
     def keys(self) -> Sequence[tuple[int, int, str]]:
-        """The units that have a natural key: row, number in the row, and key, in reading order. A key that comes twice
-        for an owner is the same unit twice."""
+        """Natural keys of units, in reading order: (row, number of the unit in the row, key).
+
+        Two units of an owner with the same key are the same unit, exported twice.
+        """
         ...
 
     @property
     def shares(self) -> Sequence[tuple[int, str, int]]:
-        """What rows add to the sums of their owners: row, name of the sum, amount in units of its last digit."""
+        """Amounts that rows add to their owners' sums: (row, name of the sum, amount * 10**FRACTION_DIGITS)."""
         ...
 
 
 @lru_cache(maxsize=32)
 def may_hide(rules: Rules) -> MayHide | None:
-    """The rules, if they are such. To look at a protocol for each span would take longer than what it is asked for."""
+    """The rules if they are a `MayHide`. Cached: an `isinstance` with a protocol is too slow for each span."""
     return rules if isinstance(rules, MayHide) else None
 
 
 @runtime_checkable
 class TellsFacts(Protocol):
-    """Rules of a stage that can tell facts of their rows."""
+    """Rules that can tell facts about rows."""
 
     @property
     def adds_up(self) -> bool:
-        """Whether the records must add up, for each owner, to the same as those of another stage."""
+        """Whether each owner's records must have the same sums in another stage, as transactions and the balance."""
         ...
 
     @property
@@ -131,43 +139,45 @@ class TellsFacts(Protocol):
         ...
 
     def facts(self, data: bytes, starts: Sequence[int], ends: Sequence[int], edited: dict[int, bytes]) -> Facts:
-        """The facts of rows whose bodies stand in `data` between these places, but for those of `edited`, by row."""
+        """Facts about rows. Row i is `edited[i]` or `data[starts[i]:ends[i]]`."""
         ...
 
 
 @lru_cache(maxsize=32)
 def tells_facts(rules: Rules) -> TellsFacts | None:
-    """As `may_hide`, of these."""
+    """The rules if they are a `TellsFacts`. Cached as in `may_hide`."""
     return rules if isinstance(rules, TellsFacts) else None
 
 
 class Client(Protocol):
-    """Our side of the target for one kind of request: takes a body, returns a receipt.
+    """Our side of the target: sends a body, returns a receipt."""
 
-    `send` is called at most once for a permit, possibly by several tasks at once. It never raises for what the network
-    or the target did: that is a receipt. It makes one request, follows no redirect, repeats nothing. On cancel it
-    raises `CancelledError`, and the outcome is unknown unless nothing had left. `began` is called with no argument at
-    the moment the first byte is about to leave, or never.
-    """
+    async def send(self, stage: str, body: bytes, began: Callable[[], None] = ...) -> Receipt:
+        """Make one request. Follows no redirect and repeats nothing. Several tasks may call it at once.
 
-    async def send(self, stage: str, body: bytes, began: Callable[[], None] = ...) -> Receipt: ...
+        A fault of the network or the target is a receipt, never an exception. `began` is called just before the first
+        byte leaves, or never. On cancel, raises `CancelledError`; the outcome is unknown if `began` was called.
+        """
+        ...
 
     def redact(self, said: str) -> str:
-        """What the target said, without any value of a record or of the key."""
+        """The target's message without values of records and without the key."""
         ...
 
     async def renew(self) -> None:
-        """Get new credentials, once for all callers at the same time; raises `TargetStop` if they are refused."""
+        """Get new credentials, once for all callers at the same time. Raises `TargetStop` if they are refused."""
         ...
 
 
 @runtime_checkable
 class Reverts(Protocol):
-    """A client that can take back what was sent."""
+    """A client that can revert a migration."""
 
     async def revert(self, start: float, end: float, began: Callable[[], None] = ...) -> Receipt:
-        """Take back all that was migrated from `start` up to `end`, in seconds since the epoch by the target's clock;
-        as `Client.send` otherwise."""
+        """Revert everything migrated from `start` up to `end`. One request, as in `Client.send`.
+
+        Both times are in seconds since the epoch, by the target's clock.
+        """
         ...
 
 
@@ -178,7 +188,7 @@ class Permit(Protocol):
         """The first byte leaves now."""
 
     def unsent(self) -> None:
-        """Nothing left: the start is free for another request."""
+        """No byte has left: the permit is free for another request."""
 
 
 class Permits(Protocol):
@@ -187,28 +197,30 @@ class Permits(Protocol):
     async def acquire(self) -> Permit: ...
 
     def answered(self, latency: float) -> None:
-        """A request was answered so many seconds after it left."""
+        """A request was answered `latency` seconds after it left."""
 
     async def pause_for(self, seconds: float, status: int = 429) -> None:
-        """Nobody on this account starts a request for so long, as an answer with this status asked for. Returns at
-        once: it is the next permit that waits. Raises `TargetStop` for more than a day."""
+        """Hold back all requests of the account, as an answer with this status asked for.
+
+        Returns at once; the next `acquire` waits. Raises `TargetStop` for more than a day.
+        """
 
     async def on_429(self) -> None:
-        """The target refused a request that our own count allowed: keep a wider margin."""
+        """The target refused a request that our own count allowed. Keep a wider margin from now on."""
 
     async def release(self, run_id: str) -> None:
-        """This checkpoint was reverted: what it was given may be sent by another one."""
+        """This checkpoint was reverted: another checkpoint may send its export."""
 
     def all_sent(self) -> None:
-        """This run sends nothing any more: its reads need not leave room for requests."""
+        """This run sends nothing more, so its reads may use the whole limit."""
 
     async def spare(self) -> float:
-        """How many reads the account has left now; infinite where nobody counts them."""
+        """The number of reads that the account has left now; infinite if they are not counted."""
         ...
 
 
 class Seen(enum.StrEnum):
-    """How much of a record the target shows."""
+    """The result of a read-back: how much of a record the target shows."""
 
     NOTHING = "nothing"
     PART = "part"
@@ -221,8 +233,11 @@ MISSING, DIFFERS, LESS, MORE, UNREADABLE = "missing", "differs", "less", "more",
 
 
 class Difference(NamedTuple):
-    """A field in which what is shown is not what was sent, and how: `missing` (of nothing is anything there, and the
-    field is empty), `differs`, `less` or `more` of a number, `unreadable`. The values may be personal data."""
+    """A field that the target shows with another value than was sent. The values may be personal data.
+
+    `reason` is `missing` (of the whole record, then `field` is empty), `differs`, `less` or `more` (of a number), or
+    `unreadable`.
+    """
 
     field: str
     reason: str
@@ -231,38 +246,41 @@ class Difference(NamedTuple):
 
 
 class ReadBack(Protocol):
-    """What the target shows of what it was sent. Reads are paced by the target's general limit on this side of it.
+    """Reads records back from the target. Reads are paced by the account's general limit.
 
-    Both raise `Problem` kinds for a world that is wrong. Where nothing could be learnt just now (no connection, 5xx,
-    429 after its wait) or ever (nothing to read back by), `visible` is CANT_TELL and `reachable` False. Where an answer
-    came that says nothing to us, `misread` tells its status and shape, until the next read.
+    Raises a `Problem` that stops the run, as for refused credentials. A read may also fail just now (no connection,
+    5xx, 429 after its wait) or for ever (a record without an id to ask for). Then `visible` returns CANT_TELL and
+    `reachable` False.
     """
 
-    misread: str
+    misread: str  # status and shape of an answer that could not be understood; "" otherwise; kept until the next read
 
     async def visible(self, stage: str, record: Record) -> Seen:
-        """How much of this record, as sent, can be seen at the target now; NOTHING, PART, ALL and OTHER only where the
-        answer is the target's. OTHER: what stands there in its place is not what was sent, or is in a form that can't
-        be held against it, so it may have been there before, or changed since; that proves nothing. For events: ALL if
-        at least as many purchases are counted for its owner as it holds, else CANT_TELL, for counts never prove that
-        something did not land."""
+        """How much of this record, as sent, the target shows now.
+
+        OTHER: the target shows another value in its place, or one that can't be compared. It may have been there
+        before, or was changed since, so it proves nothing. An event is ALL if the target counts at least as many
+        purchases of its owner as it holds, else CANT_TELL: a count never proves that an event did not land.
+        """
         ...
 
     async def differences(self, stage: str, record: Record, counted: int = 0) -> list[Difference] | None:
-        """In which fields what is there is not what was sent, exactly and in decimals; None where nothing could be
-        learnt. `counted` is how many units that are only counted were sent of the record's owner, 0 for no look."""
+        """The fields that differ from what was sent, compared exactly; None if the read failed.
+
+        `counted`: the number of units sent for this owner that the target only counts. 0: do not check the count.
+        """
         ...
 
     def counted(self, stage: str, record: Record) -> int:
-        """How many units of a record the target only counts, so that they have no look of their own."""
+        """The number of units of a record that the target only counts, and can't show one by one."""
         ...
 
     def can_tell(self, stage: str, record: Record) -> bool:
-        """Whether `visible` can ever say something of this record: an event that is no purchase leaves no trace."""
+        """Whether `visible` can ever find this record. An event that is not a purchase leaves no trace."""
         ...
 
     def proves(self, stage: str) -> bool:
-        """Whether `visible` can prove of anything of a stage that it landed, or did not."""
+        """Whether `visible` can prove that records of this stage landed, or that they did not."""
         ...
 
     async def reachable(self) -> bool:
@@ -271,27 +289,27 @@ class ReadBack(Protocol):
 
 
 class Stage(NamedTuple):
-    """One kind of records, and the request that carries them."""
+    """One kind of records, with an endpoint of its own."""
 
     name: str
-    depends_on: str  # the stage whose records these build on at the target, "" without one
-    once: bool  # whether the units of one owner must never be split over batches
+    depends_on: str  # the stage whose records must be at the target first; "" without one
+    once: bool  # whether all units of an owner must be in one batch
     unit: str  # what a batch limit counts, in the singular
 
 
 class Target(Protocol):
-    """A remote system: its stages in order, their rules, and the way to it. A second target is a second package."""
+    """A remote system: its stages in order, their rules, and the connection. A second target is a second package."""
 
     @property
     def stages(self) -> tuple[Stage, ...]: ...
 
     @property
     def queued(self) -> bool:
-        """Whether what it accepted is done later, so that there is something to wait for and to look at."""
+        """Whether the target works on accepted records later, so that a run has to wait before it reads them back."""
         ...
 
     def rules(self, stage: str) -> Rules: ...
 
     def connect(self) -> AbstractAsyncContextManager[tuple[Client, ReadBack]]:
-        """Open the way to the target; leaving the context closes every connection. Makes no request by itself."""
+        """Open client and read-back; leaving the context closes every connection. Makes no request by itself."""
         ...

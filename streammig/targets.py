@@ -1,4 +1,4 @@
-"""Settings in, the target out: Masivo's rules and the way to it."""
+"""Makes the target from the settings: Masivo's rules and the connection to it."""
 
 from __future__ import annotations
 

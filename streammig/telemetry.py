@@ -1,4 +1,4 @@
-"""The notices of a run: frozen values, passed to one callable, each with a text for people and JSON for programs."""
+"""The notices of a run. Each has a text for people and JSON for programs, and is passed to one callable."""
 
 from __future__ import annotations
 
@@ -12,39 +12,41 @@ from streammig.model import START, Batch, BatchState, Kind, Place, Receipt, Tall
 
 
 class Expected(NamedTuple):
-    """What a stage will take, told by its first records."""
+    """The estimate of a stage, made from its first records."""
 
-    requests: float = 0.0  # in all
-    ratio: float = 1.0  # bytes of bodies for a byte of the export
-    readable: bool = False  # whether samples of it are read back at its end
-    units: float = 0.0  # in all, those left out included; 0 where they are not known: how far the reading is tells more
+    requests: float = 0.0  # total
+    ratio: float = 1.0  # bytes of bodies for each byte of the export
+    readable: bool = False  # whether samples are read back at the end of the stage
+    units: float = 0.0  # total, including those left out; 0 if not known
 
 
 class Account(NamedTuple):
-    """How far a stage is: what is read, and what of it is settled, in units of the stage; from the checkpoint."""
+    """How far a stage is, from the checkpoint. Counts are in units of the stage unless they say otherwise."""
 
     frontier: Place = START
-    sizes: tuple[int, ...] | None = None  # bytes of each file, decompressed; about, where a file is compressed
+    sizes: tuple[int, ...] | None = None  # bytes of each file, decompressed; an estimate if it is compressed
     read: int = 0
     accepted: int = 0
     dead: int = 0
     filtered: int = 0
     pending: int = 0  # sealed, and still to be sent
     unknown: int = 0
-    complete: bool = False  # all of it was read and settled
-    waiting: int = 0  # batches that are still to be sent
-    sent: int = 0  # batches that were accepted
-    made: int = 0  # batches made of the export
-    bytes: int = 0  # of their bodies
+    complete: bool = False  # everything is read and settled
+    waiting: int = 0  # batches still to be sent
+    sent: int = 0  # batches accepted
+    made: int = 0  # batches made from the export
+    bytes: int = 0  # of the bodies of these batches
     requests: int = 0  # made so far
-    settled: float | None = None  # when its last batch was accepted, in seconds since the epoch
-    seen: bool = False  # its samples were seen at the target
+    settled: float | None = None  # time at which the last batch was accepted, in seconds since the epoch
+    seen: bool = False  # whether its samples were seen at the target
     expected: Expected = Expected()
 
 
 class Notice:
-    """Something that happened. `text` is one line for people, "" where a line each time would be too much; `json` is
-    JSON-ready, without personal data."""
+    """Something that happened in a run.
+
+    `text` is one line for people, or "" for a notice that comes too often. `json` has no personal data.
+    """
 
     def text(self) -> str:
         return ""
@@ -60,14 +62,14 @@ class Notice:
 
 @dataclass(frozen=True, slots=True)
 class CheckpointOpened(Notice):
-    """A command holds a checkpoint, by the id of its migration: it is the same for every command that works on it."""
+    """A command has opened a checkpoint."""
 
-    run: str
+    run: str  # id of the migration, the same for every command on this checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class StageBegan(Notice):
-    """A stage starts, or goes on from where an earlier run left it."""
+    """A stage starts, or resumes."""
 
     stage: str
     account: Account = field(default_factory=Account)
@@ -84,15 +86,15 @@ class StageBegan(Notice):
 
 @dataclass(frozen=True, slots=True)
 class RunBegan(Notice):
-    """A run is about to make its first request: how far its stages are, and what paces it."""
+    """A run is about to make its first request."""
 
-    accounts: Mapping[str, Account]
+    accounts: Mapping[str, Account]  # by stage
     limits: str
-    account_file: str  # of the rate limits; "" without one
-    settle: float  # seconds for the target's queue behind each stage
+    account_file: str  # holds the shared limits; "" without one
+    settle: float  # seconds for the target's queue after each stage
     lanes: int  # requests that may be under way at once
-    hours: str = ""  # the timetable, and by whose clock
-    hours_zone: str = ""
+    hours: str = ""  # the timetable
+    hours_zone: str = ""  # its time zone
     dry_run: bool = False
 
     def json(self) -> dict[str, Any]:
@@ -103,7 +105,7 @@ class RunBegan(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Decided(Notice):
-    """It is known what became of a batch of unknown outcome, or it is left to the operator."""
+    """The outcome of an unknown batch is known now, or the batch is parked for the operator."""
 
     batch: Batch
     state: BatchState
@@ -111,7 +113,7 @@ class Decided(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Advanced(Notice):
-    """More of a stage is read, and the checkpoint knows it: `read` and `filtered` are units so far."""
+    """More of a stage is read and in the checkpoint. `read` and `filtered` count units so far."""
 
     stage: str
     frontier: Place
@@ -167,11 +169,11 @@ class DeadLettered(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Waiting(Notice):
-    """The run waits: a stable code, the reason in words, and for how many seconds where that is known."""
+    """The run waits."""
 
-    code: str
-    reason: str
-    seconds: float | None = None
+    code: str  # stable
+    reason: str  # in words
+    seconds: float | None = None  # None if not known
 
     def text(self) -> str:
         return f"waiting: {self.reason}" + lasting(self.seconds)
@@ -179,7 +181,7 @@ class Waiting(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Verifying(Waiting):
-    """How far a verify is, with the seconds that are left."""
+    """The progress of a verify; `seconds` is the time left."""
 
     def text(self) -> str:
         return self.reason + (f", {spoken(self.seconds)} left" if self.seconds is not None else "")
@@ -187,8 +189,7 @@ class Verifying(Waiting):
 
 @dataclass(frozen=True, slots=True)
 class Steered(Notice):
-    """What the operator asked for changed: the run goes on (`unpaused`), or keeps other `limits` from now on; or the
-    timetable (`hours`) changed them."""
+    """The limits have changed, by the operator (`limits`) or the timetable (`hours`), or the operator ended a pause."""
 
     change: Literal["limits", "unpaused", "hours"]
     limits: str
@@ -203,7 +204,7 @@ class Steered(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Judging(Notice):
-    """What judges records in this process: the batches are the same by either."""
+    """Names the implementation of the rules in this process. Both make the same batches."""
 
     judge: str
 
@@ -213,11 +214,11 @@ class Judging(Notice):
 
 @dataclass(frozen=True, slots=True)
 class ArrayDetected(Notice):
-    """The array of a file that nobody named, taken as the records of a stage: `path` as it is typed after `#`."""
+    """No array was named for a file. This one was taken as the records of the stage."""
 
     stage: str
     file: str
-    path: str
+    path: str  # as it is typed after `#`
 
     def text(self) -> str:
         return f"{self.stage}: the records of {self.file} were found at {self.path}"
@@ -225,11 +226,11 @@ class ArrayDetected(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Grouping(Notice):
-    """Rows are about to be grouped by customer, in a folder that takes so many bytes at most."""
+    """Rows are about to be grouped by customer."""
 
     stage: str
     folder: str
-    room: int
+    room: int  # bytes that the folder may need at most
 
     def text(self) -> str:
         return (
@@ -239,10 +240,10 @@ class Grouping(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Warned(Notice):
-    """Something the operator should know that does not stop the run: a stable code, and words."""
+    """A warning for the operator. The run goes on."""
 
-    code: str
-    warning: str
+    code: str  # stable
+    warning: str  # in words
 
     def text(self) -> str:
         return f"warning: {self.warning}"
@@ -250,9 +251,9 @@ class Warned(Notice):
 
 @dataclass(frozen=True, slots=True)
 class Stopping(Notice):
-    """The run was asked to stop: requests under way get so many seconds to end."""
+    """The run was asked to stop."""
 
-    seconds: float
+    seconds: float  # that requests under way get to end
 
     def text(self) -> str:
         return f"stopping: requests under way may end, for at most {spoken(self.seconds)}; once more cuts them off"
@@ -260,7 +261,7 @@ class Stopping(Notice):
 
 @dataclass(frozen=True, slots=True)
 class StageEnded(Notice):
-    """A stage ends: complete, paused, failed or interrupted, with the code and the words of why."""
+    """A stage ends: complete, paused, failed or interrupted, with the code and the message of the reason."""
 
     stage: str
     state: str
@@ -274,32 +275,32 @@ class StageEnded(Notice):
 
 @dataclass(frozen=True, slots=True)
 class RunEnded(Notice):
-    """A command ends, with its exit code and the problem that ended it, if one did."""
+    """A command ends, with its exit code, and the problem that ended it or None."""
 
     exit_code: int
     error: Mapping[str, str | int] | None
 
 
-PILOT = "pilot"  # the code of a stage that a pilot has ended before the end of its export
+PILOT = "pilot"  # code of a stage that a pilot has ended before the end of the export
 
 
 class Output(NamedTuple):
-    """What a command prints: a JSON document on stdout or not; on stderr everything, errors only, or JSON lines."""
+    """What a command prints."""
 
-    as_json: bool = False
-    quiet: bool = False
-    log: Literal["text", "json"] = "text"
+    as_json: bool = False  # a JSON document on stdout
+    quiet: bool = False  # on stderr, only errors
+    log: Literal["text", "json"] = "text"  # on stderr, text or JSON lines
 
 
 Notify = Callable[[Notice], None]
 
 
 def ignore(notice: Notice) -> None:
-    """A `Notify` for a run that nobody watches."""
+    """A `Notify` that drops every notice."""
 
 
 def _plain(name: str, value: object) -> dict[str, Any]:
-    """A field of a notice as the members of its JSON: of what it holds, what tells a program something."""
+    """The JSON members for one field of a notice. Of a batch, receipt or tally, only the useful parts."""
     match value:
         case Account():
             return value._asdict()
@@ -313,12 +314,12 @@ def _plain(name: str, value: object) -> dict[str, Any]:
 
 
 def lasting(seconds: float | None) -> str:
-    """How long a wait lasts, after its reason; nothing of what is over before it is read."""
+    """The length of a wait in brackets, for the end of a sentence; "" if it is too short to matter."""
     return f" ({spoken(seconds)})" if seconds is not None and seconds >= 0.05 else ""
 
 
 def spoken(seconds: float) -> str:
-    """A duration for people: 0.4 s, 12 s, 5 min, 3 h 20 min, 5 days 3 h."""
+    """Format a duration: 0.4 s, 12 s, 5 min, 3 h 20 min, 5 days 3 h."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 180:

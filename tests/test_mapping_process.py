@@ -68,7 +68,7 @@ def test_a_mapping_that_ends_or_raises_never_ends_a_run_with_0_and_shows_no_envi
 def test_a_mapping_that_ends_the_reader_process_ends_the_run_with_2_and_one_that_forks_may_end_its_own(
     shell: Shell, header: str, end: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(Migration, "__init__", partialmethod(Migration.__init__, away=0))
+    monkeypatch.setattr(Migration, "__init__", partialmethod(Migration.__init__, reader_process_bytes=0))
     fork = "if not os.fork():\n        os._exit(0)\n    os.wait()"
     source = f"{header}import os\ndef f(record):\n    {fork}\n    if record['id'] == 'c-2':\n        {end}\n"
     ended = shell(*mapped(shell, source + "    return record\n", "--json", "--unchecked"))

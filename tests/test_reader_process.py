@@ -142,7 +142,7 @@ def test_a_mapping_goes_along_by_its_name_and_one_without_is_left_here(tmp_path:
 def test_three_stages_arrive_whole_when_each_is_read_away(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Migration, "__init__", partialmethod(Migration.__init__, away=0))
+    monkeypatch.setattr(Migration, "__init__", partialmethod(Migration.__init__, reader_process_bytes=0))
     shell = Shell(tmp_path, monkeypatch, capfd)
     event = {
         "type": "PURCHASE", "brand_id": None, "fulfilled": True, "issued_at": "2020-01-01T00:00:00Z",

@@ -21,6 +21,7 @@ from streammig.inputs import Reading
 from streammig.masivo.http import Answer
 from streammig.masivo.session import Session
 from streammig.model import Position, Record, Tally
+from streammig.revert_looks import RevertWork
 from streammig.sandbox import SandboxConfig
 from streammig.sandbox.forms import Refused
 from streammig.sandbox.local import LocalTarget
@@ -28,7 +29,6 @@ from streammig.sandbox.reads import Reads
 from streammig.sandbox.store import Store
 from streammig.target import MISSING, Difference
 from streammig.telemetry import Notice, Verifying, ignore
-from streammig.undone import Taken
 from streammig.verify.pool import PIECE, Pool
 from streammig.verify.verdict import Verdict
 from streammig.verify.work import Done, Item, Suspect
@@ -173,7 +173,7 @@ def test_i6_what_was_not_found_is_never_all_in_memory(tmp_path: Path) -> None:
     peaks = []
     for whole in (3_000, 30_000):
         with (
-            closing(Taken(tmp_path / f"{whole}.work")) as work,
+            closing(RevertWork(tmp_path / f"{whole}.work")) as work,
             closing(Checkpoint.create(tmp_path / f"{whole}.checkpoint", binding={}, version="0", started=0.0)) as file,
         ):
             file.add_stage("customers", 0, {}, [])

@@ -1,7 +1,6 @@
-"""Batching: records into batches, and how far a stage has been read.
+"""Batching: packs judged records into batches, and keeps track of how far a stage is read.
 
-`batcher` makes batches of what the rules say of records; `halves`, `ranges_of` and `assemble` make the parts of a batch
-that is split.
+`batcher` makes the batches of a stage. `halves`, `ranges_of` and `assemble` split a batch.
 """
 
 from collections.abc import Sequence
@@ -28,11 +27,11 @@ def batcher(
     ahead: Sequence[Range] = (),
     buried: Buried = nothing,
 ) -> Batcher:
-    """The batcher of a stage; `head`, `tail` and `once` are its rules'.
+    """The batcher of a stage. `head`, `tail` and `once` come from its rules.
 
-    Resumed with the stored progress and the ranges of the batches sealed beyond its frontier, and fed again from the
-    frontier on, it goes on as if it had never stopped: nothing is counted or sent twice. `buried` tells what was a dead
-    letter before.
+    To resume, pass the stored `progress` and, as `ahead`, the ranges of batches sealed beyond its frontier. Then give
+    it all source records from the frontier on. Nothing is counted or sent twice. `buried` tells which units were dead
+    letters before.
     """
     kind = BestFit if once else Sequential
     return kind(head, tail, limits or BatchLimits(), progress or Progress(), ahead, buried)

@@ -1,4 +1,4 @@
-"""What every batcher shares: the open batch, the order of sealings, and going on beyond what was sealed before."""
+"""The base class of both batchers: open batches, sealing, and resuming after batches that are sealed already."""
 
 from __future__ import annotations
 
@@ -17,27 +17,21 @@ from streammig.model import Batch, DeadLetter, Draft, Examined, Place, Progress,
 
 
 class BatchLimits(msgspec.Struct, frozen=True):
-    """What a request may hold, and how much a batcher may keep open.
+    """The limits of a request, and of what a batcher keeps in memory."""
 
-    `units` and `bytes` bound a request, `bytes` its encoded body. `bins` bounds the open batches of a once-only stage
-    (32 miss the goal for records of 300 to 700 units by half a percent, 100 gain nothing over 64), `held` the bytes of
-    their bodies, which keeps memory flat where units have more than 500 bytes. A bin older than `age` batches is
-    sealed, so that the frontier follows the head. `letters` dead letters waiting for the frontier seal whatever holds
-    it back, so that a stretch of nothing else does not grow memory. After `stretch` source records without a batch, how
-    far was read is committed alone.
-    """
-
-    units: int = 1000
-    bytes: int = 4_000_000
+    units: int = 1000  # of a request
+    bytes: int = 4_000_000  # of a request's encoded body
+    # Open batches of a once-only stage. For records of 300 to 700 units, 32 fill batches half a percent worse than 64,
+    # and 100 no better.
     bins: int = 64
-    held: int = 32_000_000
-    age: int = 128
-    letters: int = 10_000
-    stretch: int = 100_000
+    held: int = 32_000_000  # bytes of the bodies of all open batches; matters if units have more than 500 bytes
+    age: int = 128  # an open batch is sealed after this many later ones, so that the frontier keeps moving
+    letters: int = 10_000  # dead letters that may wait for the frontier; beyond that, the batch before them is sealed
+    stretch: int = 100_000  # source records without a batch after which the progress is committed alone
 
 
 Buried = Callable[[tuple[int, int, int]], bool]
-"""Whether the unit at a spot (source, offset, unit) is or was a dead letter."""
+"""Takes a spot (source, offset, unit). Tells whether its unit is or was a dead letter."""
 
 
 def nothing(spot: tuple[int, int, int]) -> bool:
@@ -45,13 +39,13 @@ def nothing(spot: tuple[int, int, int]) -> bool:
 
 
 class Sealing(msgspec.Struct, frozen=True):
-    """What one commit puts into the checkpoint: a batch, or None, and the progress as of it."""
+    """One commit of a batcher: a batch or None, and the progress after it."""
 
     draft: Draft | None
     progress: Progress
 
     def commit(self, file: Checkpoint, stage: str, at: float, mapping: str) -> list[Batch]:
-        """Within a transaction; the batch that it seals, at `at` (seconds since the epoch)."""
+        """As `Step.commit` of `streammig.stage`."""
         if self.draft is None:
             file.advance(stage, self.progress)
             return []
@@ -59,7 +53,7 @@ class Sealing(msgspec.Struct, frozen=True):
 
 
 class OpenBatch(Bin):
-    """A batch that is still being filled, and the exact size of the body that it would have now."""
+    """A batch that is still being filled. `size` is the exact size of its body, in bytes."""
 
     __slots__ = ("owners", "parts", "stretches", "uniques")
 
@@ -71,12 +65,12 @@ class OpenBatch(Bin):
         self.uniques: dict[str, Part] = {}
 
     def rival(self, record: Record) -> Record | None:
-        """The record of which this one, a customer, would be a duplicate in the same request."""
+        """The record inside with the same owner or the same unique value, or None."""
         found = self.owners.get(record.owner) or (self.uniques.get(record.unique) if record.unique else None)
         return found.alike(record.owner, record.unique) if isinstance(found, Rows) else found
 
     def cost(self, record: Record) -> int:
-        """Bytes that the record adds to the body: its own, or its inner slice where it is joined, and a comma."""
+        """Bytes that the record would add to the body, with a comma: all, or only `inner` if its owner is inside."""
         if record.owner in self.owners and record.inner is not None:
             return 1 + record.inner[1] - record.inner[0]
         return len(record.body) + (1 if self.units else 0)
@@ -93,11 +87,11 @@ class OpenBatch(Bin):
             self.uniques.setdefault(record.unique, record)
 
     def put_rows(self, rows: Rows) -> bool:
-        """Put these in, unless they share an owner or a unique value with each other, or with what is in here."""
+        """Add rows. False if any shares an owner or a unique value with another one, or with a record inside."""
         owners, uniques = rows.owners, rows.uniques
         mine: dict[str, Part] = dict.fromkeys(owners, rows)
         others: dict[str, Part] = dict.fromkeys(uniques, rows)
-        if others.pop("", None) is not None:  # these have none
+        if others.pop("", None) is not None:  # "": the row has no unique value
             uniques = list(filter(None, uniques))
         if len(mine) < len(owners) or len(others) < len(uniques):
             return False
@@ -115,11 +109,11 @@ class OpenBatch(Bin):
 
 
 class Batcher(ABC):
-    """Makes batches of one stage, given in reading order from the frontier on.
+    """Packs the records of one stage, given in reading order from the frontier on.
 
-    Synchronous and without I/O. Every unit ends in exactly one draft, dead letter or filter count; together the
-    sealings say so at each of them: `read` is what they have handed out so far. Raises ValueError for a record without
-    units, or whose units are not what it says.
+    Synchronous and without I/O. Every unit ends in exactly one draft, dead letter or filter count. At each sealing,
+    `Progress.read` is the sum of all these so far. Raises ValueError for a record without units, or with another
+    number of units than `Record.units`.
     """
 
     def __init__(
@@ -133,31 +127,28 @@ class Batcher(ABC):
         self._frontier = Frontier(progress)
         self._ahead = sorted(ahead)
         self._buried = buried
-        self._begun = progress.begun  # left out here
-        self.only_sizes = False  # whether drafts have sizes and nothing else
+        self._begun = progress.begun  # units to leave out of the first source record
+        self.only_sizes = False  # make drafts without bodies, which have only a size
+        self._open()
 
     def take(self, chunk: Chunk) -> list[Sealing]:
-        """Take the next source records; the batches that are full now."""
+        """Pack the next source records. Returns the batches that are full now."""
         if 0 in chunk.columns.units:
-            raise ValueError("a record without units can't be packed")  # no range would hold it
+            raise ValueError("a record without units can't be packed")  # no range could hold it
         if self._begun or self._ahead:
             return self._one_by_one(chunk)
         return self._take(chunk)
-
-    def _take(self, chunk: Chunk) -> list[Sealing]:
-        """As `take`, where nothing of it was sealed before."""
-        return self._one_by_one(chunk)
 
     def _one_by_one(self, chunk: Chunk) -> list[Sealing]:
         return [sealing for examined in chunk.all() for sealing in self._add(examined)]
 
     @property
     def ahead(self) -> Sequence[Range]:
-        """What was sealed beyond the head before this reading began."""
+        """Ranges beyond the head that an earlier reading has sealed."""
         return self._ahead
 
     def pass_over(self, span: Span) -> list[Sealing]:
-        """Take source records of which all is in batches that were sealed before this reading began."""
+        """Pass source records that an earlier reading has sealed completely."""
         out: list[Sealing] = []
         for at in range(len(span)):
             self._frontier.pass_over(span.position(at))
@@ -166,14 +157,14 @@ class Batcher(ABC):
         return out
 
     def leave(self, span: Span) -> list[Sealing]:
-        """Leave source records for a later reading, which begins with the first of them."""
+        """Leave source records for a later reading. The frontier stays before them."""
         frontier = self._frontier
         frontier.leave(span.position(0).begin, span.end, len(span))
         self._passed(span.end)
         return [Sealing(None, frontier.progress())] if frontier.unreported >= self._limits.stretch else []
 
     def _add(self, examined: Examined) -> list[Sealing]:
-        """As `take`, of what became of one source record."""
+        """As `take`, for one source record."""
         out: list[Sealing] = []
         self._frontier.begin(examined.dead)
         if not self._begun and not self._ahead:
@@ -189,7 +180,7 @@ class Batcher(ABC):
         return out
 
     def finish(self) -> list[Sealing]:
-        """Seal everything that is open: the stage ends here. The last progress is behind the last source record."""
+        """Seal all open batches at the end of the stage. The last progress is after the last source record."""
         out: list[Sealing] = []
         while (batch := self._oldest()) is not None:
             out.append(self._seal(batch))
@@ -198,12 +189,20 @@ class Batcher(ABC):
         return out
 
     @abstractmethod
+    def _open(self) -> None:
+        """Begin without open batches."""
+
+    @abstractmethod
+    def _take(self, chunk: Chunk) -> list[Sealing]:
+        """As `take`, for records of which nothing is sealed yet."""
+
+    @abstractmethod
     def _place(self, record: Record, out: list[Sealing]) -> None:
-        """Put the record into open batches, sealing what must go before it."""
+        """Put the record into an open batch. Seal batches that must go before it."""
 
     @abstractmethod
     def _tidy(self, out: list[Sealing]) -> None:
-        """Seal what is full or too old, at the end of a source record."""
+        """Seal batches that are full or too old. Called at the end of a source record."""
 
     @abstractmethod
     def _oldest(self) -> OpenBatch | None:
@@ -211,13 +210,13 @@ class Batcher(ABC):
 
     @abstractmethod
     def _forget(self, batch: OpenBatch) -> None:
-        """The batch is being sealed: no more into it."""
+        """Close an open batch, because it is being sealed."""
 
     def _resume(self, examined: Examined, out: list[Sealing]) -> bool:
-        """Place what is in no batch yet; whether the rest of the source record was counted when its end was sealed.
+        """Place the units of a source record that are in no batch yet. Returns whether it was counted already.
 
-        Where it was, its letters of then are known. Owners may have come or gone since: what was a letter stays one,
-        and a letter that is new takes the place of what was in an open batch.
+        A source record counts once its end is sealed. Then its dead letters of that time are known. An owner may have
+        become absent or present since. A dead letter stays one. A unit that was in an open batch may become one.
         """
         counted = ends_within(examined.position, self._ahead)
         fresh = [record for record, begun in cut(examined.records, self._begun) if not begun]
@@ -265,10 +264,10 @@ class Batcher(ABC):
         return Sealing(draft, self._frontier.progress())
 
     def _relieve(self, out: list[Sealing]) -> None:
-        """Keep memory flat, and the frontier moving, where many source records make no batch."""
+        """Keep memory flat and the frontier moving while many source records make no batch."""
         frontier, limits = self._frontier, self._limits
         while frontier.letters >= limits.letters and isinstance(blocker := frontier.blocker, OpenBatch):
             out.append(self._seal(blocker))
-        # A batch that still has room is not sealed for this: reading a filtered stretch again costs less than a slot.
+        # A batch with room is not sealed for this: to read filtered records again costs less than a request.
         if frontier.letters >= limits.letters or (frontier.unreported >= limits.stretch and frontier.blocker is None):
             out.append(Sealing(None, frontier.progress()))

@@ -1,24 +1,20 @@
-"""Bin packing, for a stage in which each owner is sent once only and so whole."""
+"""The batcher of once-only stages: bin packing, with each owner in one batch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import count
 
-from streammig.batching.base import Batcher, BatchLimits, Buried, OpenBatch, Sealing
+from streammig.batching.base import Batcher, OpenBatch, Sealing
 from streammig.batching.bins import Bins
 from streammig.columns import Chunk
-from streammig.model import Progress, Range, Record
+from streammig.model import Record
 
 
 class BestFit(Batcher):
-    """Bin packing, best fit: a record goes whole into the open batch that it leaves the least room in."""
+    """Best-fit bin packing: a record goes into the open batch in which it leaves the least room."""
 
-    def __init__(
-        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range], buried: Buried
-    ) -> None:
-        super().__init__(head, tail, limits, progress, ahead, buried)
-        self._bins: Bins[OpenBatch] = Bins(limits.units, limits.bytes)
+    def _open(self) -> None:
+        self._bins: Bins[OpenBatch] = Bins(self._limits.units, self._limits.bytes)
         self._homes: dict[str, OpenBatch] = {}
 
     def _take(self, chunk: Chunk) -> list[Sealing]:
@@ -29,7 +25,7 @@ class BestFit(Batcher):
         return out
 
     def _take_sizes(self, chunk: Chunk, out: list[Sealing]) -> None:
-        """Take rows of which no two have an owner in common."""
+        """Pack rows of different owners, by size only."""
         limits = self._limits
         for row in self._bins.fill(zip(chunk.columns.units, chunk.widths, count()), limits.held):
             if row is not None:
@@ -61,7 +57,7 @@ class BestFit(Batcher):
         self._homes[record.owner] = batch
 
     def _best(self, units: int, size: int, out: list[Sealing]) -> OpenBatch:
-        """The open batch that these fit into best, or a new one; `size` is in bytes with a comma."""
+        """The open batch in which these units fit best, or a new one. `size`: bytes with a comma."""
         batch = self._bins.best(units, size)
         if batch is not None:
             return batch

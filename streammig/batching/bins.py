@@ -1,15 +1,15 @@
-"""Best fit in numbers alone: which open bin takes what has so many units and bytes."""
+"""Best-fit search: finds the open bin for a number of units and bytes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from typing import Generic, TypeVar
 
-Row = tuple[int, int, int]  # units, bytes with a comma, and a number for who asks
+Row = tuple[int, int, int]  # units, bytes with a comma, and the caller's number for the row
 
 
 class Bin:
-    """Units, and the bytes of the body that they would have now. `born` is how many bins were sealed before it."""
+    """The units in a bin, and the size of their body in bytes. `born`: the number of bins sealed before it."""
 
     __slots__ = ("born", "room", "size", "units")
 
@@ -17,21 +17,21 @@ class Bin:
         self.units = 0
         self.size = envelope
         self.born = born
-        self.room = -1  # not listed
+        self.room = -1  # not in `Bins` yet
 
 
 B = TypeVar("B", bound=Bin)
 
 
 class Bins(Generic[B]):
-    """The open bins, each of which may hold `units` and `size` bytes.
+    """The open bins. Each may hold `units` units and `size` bytes.
 
-    Room is measured in one scale for units and bytes, the scarcer of the two, and bins are listed by it. A number whose
-    bits are the rooms that are listed finds the best fit without a search.
+    The room of a bin is its room in units or in bytes, whichever is scarcer, on one scale for both. Bins are listed by
+    room. Bit n of `_rooms` is set if a bin has room n, so the best fit is found without a search.
     """
 
     def __init__(self, units: int, size: int) -> None:
-        # At least 1,000 steps, so that rounding bytes to a step wastes no more than a thousandth of a body.
+        # At least 1,000 steps, so that rounding bytes to a step wastes at most a thousandth of a body.
         self._grain = -(-1000 // units)
         self._units, self._size, self._scale = units, size, units * self._grain
         self._listed: list[dict[B, None]] = [{} for _ in range(self._scale + 1)]
@@ -43,7 +43,7 @@ class Bins(Generic[B]):
         return len(self._open)
 
     def best(self, units: int, size: int) -> B | None:
-        """The bin in which these leave the least room; of such the one that was put into first."""
+        """The bin in which these leave the least room. Of equal bins, the one listed first."""
         need, bytes_ = units * self._grain, -(-size * self._scale // self._size)
         if bytes_ > need:
             need = bytes_
@@ -52,7 +52,7 @@ class Bins(Generic[B]):
         return None
 
     def put(self, bin_: B, grown: int) -> None:
-        """Something was put into a bin, which made it so many bytes larger."""
+        """List a bin again after it has grown by some bytes."""
         if bin_.room < 0:
             self._open[bin_] = None
             self.held += bin_.size
@@ -67,8 +67,11 @@ class Bins(Generic[B]):
         self._rooms |= 1 << room
 
     def fill(self, rows: Iterable[Row], held: int) -> Iterator[Row | None]:
-        """As `best` and `put` for each row of units and bytes, in one loop. Gives each that no bin has room for, and
-        None where nothing more fits into a bin, or all together hold more bytes than `held`."""
+        """Call `best` and `put` for each row, inlined in one loop.
+
+        Yields a row that fits into no bin. Yields None after a bin has become full, or if all bins together have more
+        than `held` bytes.
+        """
         grain, scale, most, size, listed = self._grain, self._scale, self._units, self._size, self._listed
         rooms, total = self._rooms, self.held
         for row in rows:
@@ -102,7 +105,7 @@ class Bins(Generic[B]):
         self._rooms, self.held = rooms, total
 
     def full(self) -> bool:
-        """Whether nothing more fits into one of them."""
+        """Whether one of them has no room left."""
         return bool(self._rooms & 1)
 
     def remove(self, bin_: B) -> None:
@@ -114,7 +117,7 @@ class Bins(Generic[B]):
         return next(iter(self._listed[(self._rooms & -self._rooms).bit_length() - 1]))
 
     def oldest(self) -> B | None:
-        """The bin that was begun first."""
+        """The bin that was opened first."""
         return next(iter(self._open), None)
 
     def _unlist(self, bin_: B) -> None:

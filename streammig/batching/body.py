@@ -1,4 +1,4 @@
-"""The bytes of a batch: records cut, joined and put together, exactly, without decoding what they hold."""
+"""The bytes of a batch: cuts, joins and concatenates records without decoding their values."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from streammig.checkpoint.contents import Table
 from streammig.columns import Rows
 from streammig.model import EXACT, ZERO, Draft, Range, Record, Sums, Tally
 
-# Raw keeps each member of the list as the bytes it stands in: boundaries without values.
+# Raw keeps each member of the list as its original bytes: edges without values.
 _MEMBERS = msgspec.json.Decoder(list[msgspec.Raw])
 
 Cuts = tuple[int, ...]
-"""Where a record's bytes stand in a body: its begin and end in a `Table`, and what it has in `lists`."""
+"""Where a record is in a body: its begin and end in a `Table`, then its items in `lists`."""
 
 
 class Bounds:
-    """Where the units of a record with `inner` begin and end, as offsets into its inner slice.
+    """The begin and end of each unit of a record with `inner`, as offsets into the inner slice.
 
-    White space around the list as a whole belongs to its first and last unit; white space and the comma between two
-    units belong to neither, so they are dropped where a record is cut there and kept where it is not.
-    Raises ValueError if the list does not have as many members as the record says it has units.
+    White space at the two ends of the list belongs to the first and last unit. White space and the comma between two
+    units belong to neither: a cut there drops them. Raises ValueError if the number of list members is not
+    `record.units`.
     """
 
     __slots__ = ("ends", "starts")
@@ -37,13 +37,13 @@ class Bounds:
         at = 0
         for member in _MEMBERS.decode(b"[%b]" % inner):
             raw = bytes(member)
-            # Only white space and one comma stand before it, so the first match is the member itself.
+            # Only white space and one comma come before it, so the first match is the member itself.
             at = inner.index(raw, at)
             self.starts.append(at)
             at += len(raw)
             self.ends.append(at)
         if len(self.ends) != record.units:
-            raise ValueError(f"a record of {record.units} units holds {len(self.ends)} of them")
+            raise ValueError(f"a record of {record.units} units holds {len(self.ends)} units")
         self.starts[0] = 0
         self.ends[-1] = len(inner)
 
@@ -55,9 +55,9 @@ def _inner(record: Record) -> bytes:
 
 
 def part_of(record: Record, begin: int, end: int, bounds: Bounds | None = None) -> Record:
-    """The units from the record's own `begin` up to, not including, `end`, as a record of their own.
+    """Cut the units from index `begin` up to, not including, `end` out of a record, as a new record.
 
-    Cutting twice is cutting once: a part of a part is the same bytes as that part of the whole.
+    A part of a part has the same bytes as that part of the whole.
     """
     if begin == 0 and end == record.units:
         return record
@@ -84,14 +84,16 @@ Part = Record | Rows
 def assemble(
     parts: Iterable[Part], head: bytes, tail: bytes, ranges: tuple[Range, ...] = (), owners: int | None = None
 ) -> Draft:
-    """The batch that these make, given in reading order; the same records make the same bytes.
+    """Make a batch of these parts, given in reading order. The same records always make the same bytes.
 
-    Records of the same owner, whose units stand in lists, are joined in the place of the first. `owners` is how many
-    there are, if that is known.
+    Records of the same owner are joined into the first of them. `owners`: the number of different owners, if known.
     """
     kept = list(parts)
     table = Table(len(head), len(tail))
-    if are_strangers(kept, owners):
+    rows = sum([part.end - part.begin if isinstance(part, Rows) else 1 for part in kept])
+    if owners is None:
+        owners = len({owner for part in kept for owner in (part.owners if isinstance(part, Rows) else (part.owner,))})
+    if owners == rows:  # as in most batches
         bodies = [part.body for part in kept]
         at = len(head)
         for part in kept:
@@ -110,7 +112,7 @@ def assemble(
 
 
 def _note_rows(table: Table, rows: Rows, at: int) -> int:
-    """Add rows that stand in the body from this offset on; returns where the next one stands."""
+    """Add rows to the table whose bytes begin at offset `at` of the body. Returns the offset after them."""
     chunk, it, count = rows.chunk, rows.chunk.columns, rows.end - rows.begin
     first, mine = it.index[rows.begin], slice(rows.begin, rows.end)
     table.sources += [chunk.span.source] * count
@@ -139,7 +141,7 @@ def _note_rows(table: Table, rows: Rows, at: int) -> int:
 
 
 def _note_alone(table: Table, record: Record, at: int) -> int:
-    """As `_note_rows`, of one record that shares its element with none."""
+    """As `_note_rows`, for one record that is not joined with another."""
     end, inner = at + len(record.body), [at + each for each in record.inner or ()]
     _note(table, record, (at, end, *inner, *inner))
     return end + 1
@@ -166,7 +168,7 @@ def _note(table: Table, record: Record, cuts: Cuts) -> None:
 
 
 def _joined(records: Sequence[Record], at: int) -> tuple[list[bytes], Iterable[Cuts]]:
-    """The bodies of the records, those of one owner in one, and where each stands."""
+    """Join the records of each owner. Returns one body an owner, and the cuts of each record."""
     owners: dict[str, list[int]] = {}
     for index, record in enumerate(records):
         owners.setdefault(record.owner, []).append(index)
@@ -189,15 +191,8 @@ def _joined(records: Sequence[Record], at: int) -> tuple[list[bytes], Iterable[C
     return bodies, [cuts[index] for index in range(len(records))]
 
 
-def are_strangers(parts: Sequence[Part], owners: int | None = None) -> bool:
-    """Whether no two of these share an owner, as in most batches; `owners` as in `assemble`."""
-    if owners is None:
-        owners = len({owner for part in parts for owner in (part.owners if isinstance(part, Rows) else (part.owner,))})
-    return owners == sum([part.end - part.begin if isinstance(part, Rows) else 1 for part in parts])
-
-
 def tally_of(parts: Iterable[Part]) -> Tally:
-    """The tally of all these."""
+    """Add up the tallies of these parts."""
     records = units = 0
     keys: list[str] = []
     amounts: list[Decimal] = []
@@ -210,25 +205,22 @@ def tally_of(parts: Iterable[Part]) -> Tally:
 
 
 def _sums(keys: Sequence[str], amounts: Sequence[Decimal]) -> Sums:
-    """The sum of the amounts of each key, but for those that are zero."""
+    """Add the amounts of each key. Sums of zero are left out."""
     found = dict.fromkeys(keys)
     by_key: Mapping[str, Sequence[Decimal]]
-    if len(found) == 1:  # which most batches have
+    if len(found) == 1:  # as in most batches
         by_key = dict.fromkeys(found, amounts)
     else:
         by_key = lists = {key: list[Decimal]() for key in found}
         for key, value in zip(keys, amounts, strict=True):
             lists[key].append(value)
-    with localcontext(EXACT):  # three times as fast as `total` for many amounts of few keys, which is what batches hold
+    with localcontext(EXACT):  # three times as fast as `total` for many amounts of few keys
         sums = {key: sum(values, ZERO) for key, values in by_key.items()}
     return {key: value for key, value in sums.items() if value}
 
 
 def halves(records: Sequence[Record]) -> tuple[list[Record], list[Record]]:
-    """The records of a refused batch in two, by owner.
-
-    The second is empty when there is only one owner, who can't be split further.
-    """
+    """Split the records of a refused batch in two, by owner. The second half is empty if there is only one owner."""
     owners = list(dict.fromkeys(record.owner for record in records))
     first = set(owners[: (len(owners) + 1) // 2])
     return [it for it in records if it.owner in first], [it for it in records if it.owner not in first]

@@ -1,4 +1,4 @@
-"""How far a stage is read: the frontier, and the counters of everything before it."""
+"""Computes how far a stage is read: the frontier, and the counters of everything before it."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from streammig.columns import Rows
 from streammig.model import DeadLetter, Examined, Place, Position, Progress, Range, Tally, add_by_reason
 
 
-class Rest:
-    """The counters of source records beside their sent units: number, filtered, dropped, dead and absent."""
+class Counters:
+    """Counts source records and everything about them except their sent units."""
 
     __slots__ = ("absent", "dead", "dropped", "filtered", "records")
 
@@ -35,7 +35,7 @@ class Rest:
         self.dead.extend(dead)
         self.absent.extend(absent)
 
-    def absorb(self, other: Rest) -> None:
+    def absorb(self, other: Counters) -> None:
         self.add(other.records, other.dropped.items(), other.filtered.items(), other.dead, other.absent)
 
     def tally(self) -> Tally:
@@ -43,25 +43,25 @@ class Rest:
 
 
 LEFT = object()
-"""Takes the place of an open batch, for records that are left for a later reading."""
+"""Stands for the open batch of records that are left for a later reading."""
 
 
 class Stretch:
-    """A part of the stage between the frontier and the head. `batch` is an open batch, `LEFT`, or None: settled.
+    """A part of the stage between the frontier and the head. `batch` is an open batch, `LEFT`, or None (settled).
 
-    A filtered unit lies in the stretch of the unit before it. A dead unit never lies in a stretch of a batch, so the
-    ranges tell that it was in none. The stretches are a linked list, in which settled neighbours become one. So there
-    are at most twice as many stretches as records in open batches, however long the oldest batch stays open.
+    A filtered unit belongs to the stretch of the unit before it. A dead unit never belongs to a batch's stretch: the
+    ranges must show that it was in no batch. Stretches form a linked list, and settled neighbours are merged. So there
+    are at most twice as many stretches as records in open batches, even if the oldest batch stays open for long.
     """
 
-    __slots__ = ("batch", "begin", "end", "next", "prev", "rest")
+    __slots__ = ("batch", "begin", "counters", "end", "next", "prev")
 
     def __init__(self, begin: Place, batch: object | None, prev: Stretch | None) -> None:
         self.begin = self.end = begin
         self.batch = batch
         self.prev = prev
         self.next: Stretch | None = None
-        self.rest = Rest()
+        self.counters = Counters()
 
     @property
     def range(self) -> Range:
@@ -69,19 +69,20 @@ class Stretch:
 
 
 class Frontier:
-    """Takes a stage in reading order, and gives at any moment the progress up to the frontier.
+    """Follows a stage in reading order, and gives the progress up to the frontier at any moment.
 
-    The units of a batch count once it is sealed, wherever they stand. Everything else about a source record counts with
-    the record's end: once the batch that holds this end is sealed, else once the frontier passes it. So the ranges of a
-    sealed batch are never read again.
+    The frontier is the place before the first unit that is not settled. The head is the place after the last unit read.
+    The units of a batch count once it is sealed, even beyond the frontier. Everything else about a source record counts
+    with the record's end: once the batch with this end is sealed, or once the frontier passes it. So the ranges of a
+    sealed batch never count again.
     """
 
     def __init__(self, progress: Progress) -> None:
-        self.head = progress.frontier  # behind everything that was read
-        self._dead: tuple[int, ...] = ()  # the dead units of the source record that is open
+        self.head = progress.frontier
+        self._dead: tuple[int, ...] = ()  # dead units of the current source record
         self._read = progress.read
-        self._rest = Rest()
-        self._rest.add(progress.source_records, progress.dropped.items(), progress.filtered.items())
+        self._counters = Counters()
+        self._counters.add(progress.source_records, progress.dropped.items(), progress.filtered.items())
         self._first: Stretch | None = None
         self._last: Stretch | None = None
         self.letters = 0  # dead letters and absent owners not handed out yet
@@ -96,11 +97,11 @@ class Frontier:
         return stretch.batch if stretch else None
 
     def begin(self, dead: Sequence[DeadLetter]) -> None:
-        """Begin a source record; the ranges of its sent units leave out these dead units."""
+        """Begin a source record. Its ranges will leave out these dead units."""
         self._dead = tuple(letter.unit for letter in dead)
 
     def put(self, batch: object, stretches: list[Stretch], begin: Place, end: Place) -> Stretch:
-        """Put what lies between these places into an open batch, whose stretches, in order, are `stretches`."""
+        """Add the units between two places to an open batch. Appends any new stretch to the batch's `stretches`."""
         last = self._last
         if (
             last is None
@@ -114,39 +115,39 @@ class Frontier:
         return last
 
     def put_rows(self, batch: object, stretches: list[Stretch], rows: Rows) -> None:
-        """As `put` and `close` for each of these rows."""
+        """Call `put` and `close` for each of these rows, in one step."""
         chunk, index = rows.chunk, rows.chunk.columns.index
         ats = range(index[rows.begin], index[rows.end - 1] + 1)
         begin, end = chunk.span.position(ats[0]).begin, chunk.span.position(ats[-1]).end
         stretch = self.put(batch, stretches, begin, end)
         dropped = [(path, 1) for at in ats for path in chunk.dropped.get(at, ())] if chunk.dropped else ()
-        stretch.rest.add(len(ats), dropped)
+        stretch.counters.add(len(ats), dropped)
         self.unreported += len(ats)
 
     def leave(self, begin: Place, end: Place, records: int) -> None:
-        """Leave what lies between these places for a later reading: the frontier stays before it."""
-        self.put(LEFT, [], max(begin, self.head), end)  # its first units may be in a batch already
+        """Leave the records between two places for a later reading. The frontier stays before them."""
+        self.put(LEFT, [], max(begin, self.head), end)  # the first units may be in a batch already
         self.unreported += records
 
     def pass_by(self, end: Place) -> None:
-        """Pass what lies before this place: it is in a batch that was sealed before this reading began."""
+        """Pass the units before this place, which an earlier reading has sealed."""
         self._settled()
         self.head = end
 
     def pass_over(self, position: Position) -> None:
-        """Pass this source record: its end lies in a batch that was sealed before this reading began."""
+        """Pass a source record whose end an earlier reading has sealed."""
         self.pass_by(position.end)
         self._dead = ()
         self.unreported += 1
 
     def bury(self, letter: DeadLetter, end: Place) -> None:
-        """Add a dead letter that ends here."""
-        self._settled().rest.dead.append(letter)
+        """Add a dead letter that ends at `end`."""
+        self._settled().counters.dead.append(letter)
         self.letters += 1
         self.head = end
 
     def close(self, it: Examined) -> None:
-        """End the source record."""
+        """End a source record."""
         begin, last = it.position.begin, self._last
         if (
             last is None
@@ -154,25 +155,25 @@ class Frontier:
             or any(letter.unit >= self._done(begin) for letter in it.dead)
         ):
             last = self._settled()
-        last.rest.add(1, ((path, 1) for path in it.dropped), it.filtered, it.dead, it.absent)
+        last.counters.add(1, ((path, 1) for path in it.dropped), it.filtered, it.dead, it.absent)
         last.end = self.head = it.position.end
         self.letters += len(it.dead) + len(it.absent)
         self._dead = ()
         self.unreported += 1
 
     def seal(self, stretches: Iterable[Stretch], tally: Tally) -> None:
-        """The batch of these stretches is sealed; `tally` is what it holds."""
+        """Count a sealed batch, by its stretches and its tally."""
         self._read += tally
         for stretch in stretches:
             stretch.batch = None
             self._count(stretch)
             if stretch.prev and stretch.prev.batch is None:
-                stretch = self._melt(stretch.prev)
+                stretch = self._merge_next(stretch.prev)
             if stretch.next and stretch.next.batch is None:
-                self._melt(stretch)
+                self._merge_next(stretch)
 
     def progress(self) -> Progress:
-        """The progress as of the frontier. It hands out each dead letter and absent owner once."""
+        """The progress up to the frontier. Hands out each dead letter and absent owner once."""
         while (stretch := self._first) and stretch.batch is None:
             self._count(stretch)
             self._first = stretch.next
@@ -180,29 +181,29 @@ class Frontier:
                 stretch.next.prev = None
             else:
                 self._last = None
-        rest = self._rest
-        dead, absent = tuple(rest.dead), tuple(rest.absent)
-        rest.dead, rest.absent = [], []
+        counters = self._counters
+        dead, absent = tuple(counters.dead), tuple(counters.absent)
+        counters.dead, counters.absent = [], []
         self.letters -= len(dead) + len(absent)
         self.unreported = 0
         return Progress(
             frontier=self._first.begin if self._first else self.head,
-            source_records=rest.records,
+            source_records=counters.records,
             read=self._read,
-            filtered=dict(rest.filtered),
-            dropped=dict(rest.dropped),
+            filtered=dict(counters.filtered),
+            dropped=dict(counters.dropped),
             dead=dead,
             absent=absent,
         )
 
     def _done(self, begin: Place) -> int:
-        """How many units of the source record that begins there lie before the head."""
+        """The number of units of the source record at `begin` that lie before the head."""
         return self.head.unit if self.head[:2] == begin[:2] else 0
 
     def _count(self, stretch: Stretch) -> None:
-        self._read += stretch.rest.tally()
-        self._rest.absorb(stretch.rest)
-        stretch.rest = Rest()
+        self._read += stretch.counters.tally()
+        self._counters.absorb(stretch.counters)
+        stretch.counters = Counters()
 
     def _settled(self) -> Stretch:
         return self._last if self._last and self._last.batch is None else self._new(self.head, None)
@@ -216,11 +217,11 @@ class Frontier:
         self._last = stretch
         return stretch
 
-    def _melt(self, stretch: Stretch) -> Stretch:
-        """Join a settled stretch with the settled one behind it."""
+    def _merge_next(self, stretch: Stretch) -> Stretch:
+        """Merge a settled stretch with the settled one after it."""
         later = stretch.next
         assert later is not None
-        stretch.rest.absorb(later.rest)
+        stretch.counters.absorb(later.counters)
         stretch.end, stretch.next = later.end, later.next
         if later.next:
             later.next.prev = stretch

@@ -1,4 +1,4 @@
-"""Ranges of units: what of a record lies in them. Ranges are in reading order and do not overlap."""
+"""Compares records with ranges of units. Ranges are in reading order and do not overlap."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from streammig.model import Place, Position, Range, Record
 
 
 def cut(records: Iterable[Record], ranges: Sequence[Range]) -> Iterator[tuple[Record, bool]]:
-    """The records in order, split at the ranges' edges, each with whether it lies inside one of them."""
+    """Split the records at the edges of the ranges. Yields each part with whether it lies in a range."""
     for record in records:
         at, end = record.unit, record.unit + record.units
         for low, high in _covered(record, ranges):
@@ -23,9 +23,9 @@ def cut(records: Iterable[Record], ranges: Sequence[Range]) -> Iterator[tuple[Re
 
 
 def _covered(record: Record, ranges: Sequence[Range]) -> Iterator[tuple[int, int]]:
-    """The unit numbers of the record that lie in the ranges, as (begin, end), never empty."""
+    """The unit numbers of the record that lie in the ranges, as pairs (begin, end), none of them empty."""
     where = (record.position.source, record.position.offset)
-    # A rebuilt batch may have hundreds of ranges, and a resumed stage thousands: look the record up, don't scan.
+    # Bisect: a batch may have hundreds of ranges, and a resumed stage thousands.
     index = bisect_left(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
     for begin, end in ranges[max(index - 1, 0) :]:
         if begin[:2] > where:
@@ -39,7 +39,7 @@ def _covered(record: Record, ranges: Sequence[Range]) -> Iterator[tuple[int, int
 
 
 def is_within(position: Position, ranges: Sequence[Range]) -> bool:
-    """Whether all of a source record lies in these ranges."""
+    """Whether a whole source record lies in these ranges."""
     where = position.source, position.offset
     index = bisect_left(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
     at = (*where, 0)
@@ -53,7 +53,7 @@ def is_within(position: Position, ranges: Sequence[Range]) -> bool:
 
 
 def touches(position: Position, ranges: Sequence[Range]) -> bool:
-    """Whether any of a source record lies in these ranges."""
+    """Whether any unit of a source record lies in these ranges."""
     where = position.source, position.offset
     index = bisect_right(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
     return index > 0 and (ranges[index - 1].begin[:2] == where or ranges[index - 1].end[:3] > (*where, 0))
@@ -66,19 +66,19 @@ def holds(place: Place, ranges: Sequence[Range]) -> bool:
 
 
 def ends_within(position: Position, ranges: Sequence[Range]) -> bool:
-    """As `is_within`, of a source record's end, whatever its mapping makes of it."""
+    """Whether the end of a source record lies in these ranges."""
     where = position.source, position.offset
     index = bisect_right(ranges, where, key=lambda each: (each.begin.source, each.begin.offset))
     return index > 0 and ranges[index - 1].end[:2] > where
 
 
 def select(records: Iterable[Record], ranges: Sequence[Range]) -> list[Record]:
-    """The parts of the records that lie in these ranges, split at the ranges' edges."""
+    """The parts of the records that lie in these ranges."""
     return [record for record, inside in cut(records, ranges) if inside]
 
 
 def ranges_of(records: Iterable[Record]) -> tuple[Range, ...]:
-    """Ranges that hold just these records, given in reading order, and nothing that lies between them."""
+    """The ranges of these records, given in reading order. Adjacent ranges are merged."""
     ranges: list[Range] = []
     for record in records:
         begin, end = record.begin, record.end

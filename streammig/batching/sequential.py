@@ -1,23 +1,19 @@
-"""Batches in order: one open batch, filled to the last unit, with records split where it is full."""
+"""The batcher of all other stages: fills one batch after the other, and splits records at the limit."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Sequence
 
-from streammig.batching.base import Batcher, BatchLimits, Buried, OpenBatch, Sealing
+from streammig.batching.base import Batcher, OpenBatch, Sealing
 from streammig.batching.body import Bounds, part_of
 from streammig.columns import Chunk, Rows
-from streammig.model import Progress, Range, Record
+from streammig.model import Record
 
 
 class Sequential(Batcher):
-    """One open batch, filled to the last unit: records with `inner` are split wherever it is full."""
+    """Fills one open batch to the last unit. Records with `inner` are split where it is full."""
 
-    def __init__(
-        self, head: bytes, tail: bytes, limits: BatchLimits, progress: Progress, ahead: Sequence[Range], buried: Buried
-    ) -> None:
-        super().__init__(head, tail, limits, progress, ahead, buried)
+    def _open(self) -> None:
         self._batch = OpenBatch(self._envelope, 0)
 
     def _take(self, chunk: Chunk) -> list[Sealing]:
@@ -31,7 +27,7 @@ class Sequential(Batcher):
         return out
 
     def _take_rows(self, chunk: Chunk, at: int, last: int, out: list[Sealing]) -> None:
-        """Take rows, each of which is all of its source record."""
+        """Pack rows, each of which is a whole source record."""
         sizes, units, limits = chunk.sizes, chunk.counts, self._limits
         while at < last:
             batch = self._batch
@@ -72,8 +68,8 @@ class Sequential(Batcher):
                 at += fitting
             if at == record.units:
                 return
-            # Never a second part into the same batch: joined, it would lose the white space that the two had between
-            # them, and so not be the bytes that the batch's range gives when it is read again.
+            # Never put a second part into the same batch. Joined, the two would lose the white space between them. Then
+            # the bytes would differ from those that the batch's range gives when it is read again.
             unit = part_of(record, at, at + 1, bounds)
             if self._envelope + len(unit.body) > self._limits.bytes:
                 self._bury_too_large(unit)
@@ -82,10 +78,10 @@ class Sequential(Batcher):
                 out.append(self._seal(self._batch))
 
     def _fitting(self, record: Record, bounds: Bounds, at: int) -> int:
-        """How many of the record's units from `at` on the open batch has room for."""
+        """The number of the record's units, from `at` on, for which the open batch has room."""
         batch, limits = self._batch, self._limits
         most = min(record.units, at + limits.units - batch.units)
-        # The last end is the inner slice's length, so this is the room once all but that slice is in.
+        # `bounds.ends[-1]` is the length of the inner slice, so this is the room for parts of that slice.
         room = limits.bytes - batch.size - (batch.cost(record) - bounds.ends[-1])
         return bisect_right(bounds.ends, bounds.starts[at] + room, at, most) - at
 
@@ -97,7 +93,7 @@ class Sequential(Batcher):
         return self._batch if self._batch.parts else None
 
     def _forget(self, batch: OpenBatch) -> None:
-        self._batch = OpenBatch(self._envelope, 0)
+        self._open()
 
 
 def _duplicate(record: Record, rival: Record) -> str:

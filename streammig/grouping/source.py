@@ -15,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from streammig.disk import read_own, refuse_foreign, refuse_foreign_folder, remove_own
+from streammig.disk import read_own, refuse_foreign, remove_own
 from streammig.errors import BrokenExport
 from streammig.grouping.build import FINISHED, MARK, About, Job, clear, group, is_ours, read_from, room_of
 from streammig.grouping.entries import Entry, Form, damaged
@@ -138,7 +138,7 @@ class GroupedSource(Source):
         """What is finished in a folder, if it is of this export. Raises `MachineFault` where the files do not fit, and
         `Unusable` for a link in place of one, or of the folder."""
         for there in (folder.parent, folder):
-            refuse_foreign_folder(there)
+            refuse_foreign(there, "folder")
         try:
             found = msgspec.json.decode(read_own(folder / "about"), type=About)
         except (OSError, msgspec.MsgspecError):

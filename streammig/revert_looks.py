@@ -1,4 +1,4 @@
-"""What a revert has left at the target: every customer of the run is read back, and what belongs to it goes along."""
+"""Reads back every customer of a reverted run, and notes which parts of each batch are gone with them."""
 
 from __future__ import annotations
 
@@ -20,22 +20,21 @@ from streammig.verify.looks import Looks
 from streammig.verify.pool import Found, Pool
 from streammig.verify.work import Done, Item, Suspect, Work, after, start_at
 
-FIRST = 20  # customers that are looked at until one of them is gone
-LOOK = 30.0  # seconds between two looks, at most
-TOGETHER = 10_000  # records whose shares are noted together
+FIRST = 20  # customers to read back again and again until one of them is gone
+LOOK = 30.0  # most seconds between two rounds of read-backs
+TOGETHER = 10_000  # records of one transaction
 THERE = [Difference("", "kept")]
 
 
-class Taken(Work):
-    """The file of a revert that is being read back: which customers are gone, and of each batch what is gone and what
-    stays."""
+class RevertWork(Work):
+    """The work file of a revert: which customers are gone, and which ranges of each batch are gone or stay."""
 
     tables = (*Work.tables, "gone", "share")
     schema = (
         Work.schema
         + """;
 CREATE TABLE gone (owner TEXT PRIMARY KEY) WITHOUT ROWID;
--- What of a batch is gone (1), or stays (0): packed ranges, and what they hold.
+-- The part of a batch that is gone (1) or stays (0): packed ranges and their tally.
 CREATE TABLE share (
     stage TEXT NOT NULL, seq INTEGER NOT NULL, gone INTEGER NOT NULL, ranges BLOB NOT NULL, tally TEXT NOT NULL,
     PRIMARY KEY (stage, seq, gone)
@@ -48,8 +47,10 @@ CREATE TABLE share (
             self._db.executemany("INSERT OR IGNORE INTO gone VALUES (?)", owners)
 
     def share_out(self, stage: str, part: str, items: Sequence[Item]) -> None:
-        """Add these records, in reading order, to what of their batches is gone or stays. `part` is the name of this
-        progress."""
+        """Add these records, in reading order, to the part of their batches that is gone or stays.
+
+        `part` is the name under which the progress is stored.
+        """
         shares: dict[tuple[int, bool], list[Record]] = {}
         for it in items:
             gone = bool(self.rows("SELECT 1 FROM gone WHERE owner = ?", it.record.owner))
@@ -69,8 +70,11 @@ CREATE TABLE share (
         return Beside(seq, (), Tally())
 
     def gone_of(self, everything: bool, stage: str, batch: Accepted) -> Beside:
-        """What of a batch is gone: what was not seen to stay where `everything` of the run is gone, else what was seen
-        to be gone. Of corrected records no sums are known: where a batch is gone in part, they are left with the rest.
+        """The part of a batch that is gone.
+
+        If `everything` of the run is gone, that is all but the records that were seen to stay. Otherwise it is only the
+        records that were seen to be gone. The sums of corrected records are not known, so in a batch that is gone in
+        part they count as staying.
         """
         if everything:
             stays = self._share(stage, batch.seq, False)
@@ -80,20 +84,20 @@ CREATE TABLE share (
 
 
 @dataclass(slots=True)
-class Undone:
-    """Looks at all customers of a run until all are gone, or nothing changes any more."""
+class RevertLooks:
+    """Reads back all customers of a run until all are gone, or nothing changes any more."""
 
     run: Run
-    work: Taken
+    work: RevertWork
     looks: Looks
     customers: int
 
     async def all(self) -> bool:
-        """Look until then; False if stopped before. Customers that are still there are the work's suspects."""
+        """Read back until then. False if stopped. Customers that are still there are the work file's suspects."""
         context, read = self.run.context, self.run.reading.read
         now, began = asyncio.get_running_loop().time, asyncio.get_running_loop().time()
         first = await read(lambda: list(islice(self._customers(), FIRST)))
-        # The target reverts in its own time: until a first customer is gone, a look at all of them tells nothing.
+        # The target reverts later. Until a first customer is gone, reading all of them back proves nothing.
         while first and all([await self._there(it) for it in first]):
             if now() - began >= context.times.visible:
                 break
@@ -114,7 +118,7 @@ class Undone:
         return next(self._customers(), None) is not None
 
     async def share_out(self) -> bool:
-        """Note of each batch what is gone with its customer, and what stays; False if stopped before."""
+        """Note for each batch which records are gone with their customer, and which stay. False if stopped."""
         for name in self.run.reading.inputs:
             part = f"share {name}"
             last = (await self.run.reading.read(self.work.progress, part)).place
@@ -133,8 +137,10 @@ class Undone:
         return not self.run.context.stopping
 
     def _customers(self, start: Place = START) -> Iterator[Item]:
-        """The customers that can be read back: not those that another mapping made, and of what a retry sent those
-        whose ids the checkpoint knows."""
+        """The customers that can be read back.
+
+        A batch of another mapping can't be. Of a retried batch, only customers whose ids the checkpoint knows can be.
+        """
         name, lookup = self.run.reading.owners, self.run.reading.lookup
         mapping = self.run.reading.inputs[name].mapping
         aside = {it.seq: it.letters for it in lookup.accepted(name) if it.letters or it.mapping != mapping}
@@ -147,7 +153,7 @@ class Undone:
         return bool(await self.run.context.until_stopped(self._look(item)))
 
     async def _look(self, item: Item) -> list[Difference] | None:
-        """An empty list where the customer is gone, `THERE` where it is not; None if the run is to stop."""
+        """Read back a customer. [] if it is gone, `THERE` if not, None if the run is to stop."""
         found = await self.looks.look(self.run.reading.owners, item)
         if found is None:
             return None
@@ -167,7 +173,7 @@ class Undone:
         return await self._pool(note).over(items)
 
     async def _again(self) -> bool:
-        """Look once more at those that are still there."""
+        """Read back once more the customers that are still there."""
         name = self.run.reading.owners
 
         def note(found: Found) -> None:
