@@ -163,10 +163,11 @@ class StageRun:
     _unknown: deque[Batch] = field(default_factory=deque)
     _dead: Tally = Tally()  # noqa: RUF009  # frozen
     _busy: int = 0
+    _doubts: int = 0  # unknown outcomes so far
     _drained: bool = False  # the producer has queued everything
 
     def __post_init__(self) -> None:
-        self._last = LastBatch(self.sender, self._waits_for_proof, self._known)
+        self._last = LastBatch(self.sender, self._waits_for_proof, lambda: self._doubts, self._known)
 
     @property
     def workers(self) -> int:
@@ -184,6 +185,7 @@ class StageRun:
         self.sender.more_to_come = self._more_to_come
         self.sender.goes_on_later = lambda: bool(self.reader.feed.paused)
         self.sender.holds_back = self._may_be_last
+        self.sender.doubted = self._doubted
         try:
             await self.sender.count_parked(self.stage)  # includes earlier runs
             while not (self._drained or self.context.stopping):
@@ -325,8 +327,12 @@ class StageRun:
         """Whether an outcome is unknown that a later accepted batch can prove. For events, none can."""
         return self.sender.reconciler.reads.proves(self.stage) and (bool(self._unknown) or self.sender.deciding > 0)
 
-    async def _known(self) -> None:
-        await self._until(lambda: not self._waits_for_proof())
+    def _doubted(self) -> None:
+        self._doubts += 1
+        self._queue.look_again()
+
+    async def _known(self, doubts: int) -> None:
+        await self._until(lambda: not self._waits_for_proof() or self._doubts > doubts)
 
     def _more_to_come(self) -> bool:
         """Whether another batch than those being read back may still be accepted."""

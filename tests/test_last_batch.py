@@ -42,6 +42,14 @@ def test_i3_the_last_batch_is_split_until_its_parts_show_what_became_of_an_unkno
     play(tmp_path, story, {"max_bytes": size}, stage=stage, script={number: UNKNOWN}, landed=there)
 
 
+@played(script={6: UNKNOWN, 10: UNKNOWN})
+async def test_i3_one_that_becomes_unknown_again_is_shown_by_more_parts(world: Told, keys: Keys) -> None:
+    assert await world.live() is True
+    arrived(world, keys)
+    alone = [at for at, body in enumerate(world.scripted.bodies()) if len(owners(body)) == 1]
+    assert alone == [6, 7, 8, 10, 11, 12]
+
+
 @played(script={7: UNKNOWN})
 async def test_i3_where_nothing_is_left_to_send_it_is_parked_and_said(world: Told, keys: Keys) -> None:
     assert isinstance(await world.live(), UnknownOutcome)

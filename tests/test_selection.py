@@ -13,7 +13,7 @@ from streammig.batching import BatchLimits
 from streammig.masivo.rules import RuleOptions, rules
 from streammig.model import FILTERED, Place, Position, Progress, Span, Tally
 from streammig.reader import Reader
-from streammig.selection import NO_CUSTOMER, OF_FILTERED, WithoutRepeated, WithOwners
+from streammig.selection import OF_FILTERED, WithoutRepeated, WithOwners
 from streammig.sources import open_source, parse_input
 from tests.sandbox_caller import customer, event
 from tests.spans import Slice, examine, slices
@@ -60,7 +60,10 @@ def test_i3_a_customer_that_repeats_another_is_a_dead_letter_and_no_other_is() -
 
 @pytest.mark.parametrize(
     ("why", "filtered", "dead"),
-    [(FILTERED, [(OF_FILTERED, 2)], []), ("bad-email", [], [("owner-bad-email", NO_CUSTOMER, 2)])],
+    [
+        (FILTERED, [(OF_FILTERED, 2)], []),
+        ("bad-email", [], [("owner-bad-email", "its customer's record is a dead letter: bad-email", 2)]),
+    ],
 )
 def test_what_belongs_to_an_absent_customer_is_filtered_or_dead_as_the_customer_is(
     why: str, filtered: list[tuple[str, int]], dead: list[tuple[str, str, int]]

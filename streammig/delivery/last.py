@@ -24,7 +24,8 @@ class LastBatch:
 
     sender: Sender
     unknown: Callable[[], bool]  # whether an outcome is unknown
-    known: Callable[[], Awaitable[None]]  # waits until no outcome is unknown, or the run must stop
+    doubts: Callable[[], int]  # how many outcomes were unknown so far
+    known: Callable[[int], Awaitable[None]]  # waits until none is, there are more doubts than so many, or the run stops
 
     async def deliver(self, batch: Batch) -> BatchState:
         """Deliver the batch as `Sender.deliver`; return SPLIT if parts of it went."""
@@ -32,9 +33,10 @@ class LastBatch:
         for _ in range(PARTS):
             if self.sender.context.stopping or not self.unknown():
                 break
+            doubts = self.doubts()
             if await self._has_evidence(batch.stage):
-                await self.known()
-                break
+                await self.known(doubts)  # a batch that is sent again may become unknown again
+                continue
             parts = await self._part(batch)
             if parts is None:
                 break

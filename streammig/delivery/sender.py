@@ -95,6 +95,7 @@ class Sender:
     more_to_come: Callable[[], bool] = lambda: False
     holds_back: Callable[[], bool] = lambda: False  # whether a batch must wait: it may be the last of the stage
     goes_on_later: Callable[[], bool] = lambda: False  # a pilot: batches of a later call may prove an unknown outcome
+    doubted: Callable[[], None] = lambda: None  # is told of each unknown outcome
     deciding: int = 0  # workers that read back, and send nothing meanwhile
     refused_at: dict[int, float] = field(default_factory=dict)  # by batch, in this process, by the loop's clock
     try_named: bool = field(init=False)  # whether an owner that an answer names is set aside; False after a wrong name
@@ -283,6 +284,7 @@ class Sender:
         """Decide an unknown batch by read-backs. SEALED: it is proven that it did not land. UNKNOWN: the run stops."""
         self.reachability.suspend()
         self.deciding += 1
+        self.doubted()
         try:
             await self.reachability.wait()
             state = await self.reconciler.decide(batch, self.more_to_come, self.goes_on_later)
