@@ -12,33 +12,28 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from random import Random
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from streammig.ask import Ask as Ask
-from streammig.assembly import Assembly, Call
 from streammig.checkpoint import Checkpoint
 from streammig.clock import Clock, SystemClock
 from streammig.context import Context, Stop, Times
-from streammig.dead_letters.corrected import Corrected as Corrected
-from streammig.dead_letters.replay import Choice as Choice
-from streammig.delivery.beside import write_beside
-from streammig.delivery.folder import Unlimited
-from streammig.grouping import forget as forget_grouped
-from streammig.inputs import StageInput
 from streammig.listening import Hub
 from streammig.masivo.limits import PRESETS as PRESETS
 from streammig.model import BatchState
-from streammig.resending import resend
-from streammig.retrying import retry
-from streammig.revert import Revert
-from streammig.run import Run
-from streammig.scan import forget, scan_folder
 from streammig.settings import Settings, state_folder
 from streammig.stages import STAGES
-from streammig.target import Client, ReadBack, Target
 from streammig.telemetry import Notice, Notify, ignore
-from streammig.verify.verdict import Told as Told
-from streammig.verify.verifier import Verifier, run_and_look
+
+# Every command imports this module, also for its --help. So what a run is made of, aiohttp with it, is imported when
+# one is made: half a second.
+if TYPE_CHECKING:
+    from streammig.assembly import Call
+    from streammig.dead_letters.replay import Choice
+    from streammig.inputs import StageInput
+    from streammig.run import Run
+    from streammig.target import Client, ReadBack, Target
+    from streammig.verify.verdict import Told
 
 # A stage whose files have at least this size is read in a process of its own, which costs 0.2 s at the start and 40 MB.
 READER_PROCESS_BYTES = 20_000_000
@@ -108,6 +103,8 @@ class Migration:
 
     async def readable(self) -> dict[str, bool]:
         """Say for each stage whether a read-back can prove that a record landed. Makes no request."""
+        from streammig.delivery.folder import Unlimited
+
         target = self._call().target(self._context(), 0.0, dict.fromkeys(STAGES), Unlimited())
         async with target.connect() as (_, readback):
             return {name: readback.proves(name) for name in STAGES}
@@ -119,6 +116,8 @@ class Migration:
 
         Raises the `Problem` that ended the run. In every case the checkpoint can be resumed.
         """
+        from streammig.verify.verifier import run_and_look
+
         work = partial(run_and_look, state_folder=self.state_dir)
         return bool(await self._work(work, lambda file: any(row.state != "complete" for row in file.stages())))
 
@@ -127,11 +126,15 @@ class Migration:
 
         Raises like `run`. The same call resumes.
         """
+        from streammig.retrying import retry
+
         work = partial(retry, choice=choice)
         return bool(await self._work(work, lambda file: any(file.dead_codes(row.name) for row in file.stages())))
 
     async def retry_missing(self) -> bool:
         """Send missing records again: those that a verify did not find. Returns and raises like `retry`."""
+        from streammig.resending import resend
+
         return bool(await self._work(partial(resend, state_folder=self.state_dir)))
 
     async def read_back(self, stage: str, seq: int) -> BatchState:
@@ -146,6 +149,8 @@ class Migration:
 
         Returns a summary, None if stopped. `tell` gets each difference, with its values.
         """
+        from streammig.verify.verifier import Verifier
+
         return await self._work(lambda run: Verifier(run, count, self.state_dir, tell).verify(), sends=False)
 
     async def revert(self, customers: int, tell: Callable[[str], None]) -> dict[str, Any] | None:
@@ -153,6 +158,8 @@ class Migration:
 
         Returns a summary, None if stopped. `tell` gets the id of each customer that is still there.
         """
+        from streammig.revert import Revert
+
         return await self._work(lambda run: Revert(run, self.state_dir, customers, tell).revert(), sends=False)
 
     async def _work(
@@ -160,6 +167,11 @@ class Migration:
         sends: bool = True,
     ) -> T | None:  # fmt: skip
         """Assemble a run and let it `work`; None if aborted. `reads` and `sends` are as in `Assembly.run`."""
+        from streammig.assembly import Assembly
+        from streammig.delivery.beside import write_beside
+        from streammig.grouping import forget as forget_grouped
+        from streammig.scan import forget, scan_folder
+
         self._task = task = asyncio.current_task()
         self._hub.closed = False
         try:
@@ -189,6 +201,8 @@ class Migration:
             self._hub.close()
 
     def _call(self) -> Call:
+        from streammig.assembly import Call
+
         return Call(self.settings, self.ask, self.key, self.state_dir, self.folder, self.reader_process_bytes)
 
     def _context(self) -> Context:

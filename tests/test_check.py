@@ -7,6 +7,7 @@ import json
 import random
 import re
 import resource
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ import pytest
 from streammig import disk
 from streammig.check.outline import Outline
 from streammig.check.stage import Note, Stage
+from streammig.cli.check import Written
 from streammig.errors import MachineFault
 from streammig.sandbox.local import LocalTarget
 from streammig.sources import open_source, parse_input
@@ -542,6 +544,14 @@ def test_customers_that_are_at_the_target_before_the_first_request_are_told(
     assert [it["code"] for it in after.document["warnings"]] == ["already-there"]
     assert len(found["places"]) == 5
     assert '"c1"' not in after.out
+
+
+def test_a_check_that_is_stopped_leaves_no_part_of_its_list(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        sys.exit(130)
+    with pytest.raises(SystemExit), Written(tmp_path / "problems.ndjson") as problems:
+        raise stopped.value
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("answer", "code"), [

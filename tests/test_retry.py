@@ -17,9 +17,11 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import Checkpoint
+from streammig.dead_letters.corrected import Corrected
 from streammig.dead_letters.export import export_letters
+from streammig.dead_letters.replay import Choice
 from streammig.errors import SAMPLES_MISSING, Problem
-from streammig.migration import Ask, Choice, Corrected, Migration
+from streammig.migration import Ask, Migration
 from streammig.model import Kind, Receipt
 from streammig.telemetry import Notice, Sealed, StageBegan
 from tests.memory_target import FAULTS, Crash, Weather

@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 
 from streammig.checkpoint import locked
+from streammig.cli import COMMANDS
 from streammig.sandbox.local import LocalTarget
 from streammig.sandbox.sample import Sample, Written, write_sample
 from tests.commands import Called, Shell, environment, finished, listing, process, quickly, sandbox, until, write
@@ -367,6 +368,14 @@ def test_help_and_status_do_not_load_the_http_client(shell: Shell, target: Local
     loaded = done.stderr.split()
     assert "click" in loaded
     assert not {"aiohttp", "rich", "ijson", "asyncio"} & set(loaded) - ({"asyncio"} if "status" in arguments else set())
+
+
+def test_no_help_loads_the_http_client_but_that_of_the_demo() -> None:
+    every = "from click.testing import CliRunner as R\nfrom streammig.cli import COMMANDS, streammig as it\n"
+    every += "ended = [R().invoke(it, [name, '--help']).exit_code for name in COMMANDS if name != 'demo']\n"
+    every += "import sys; print(len(ended), sum(ended), {'aiohttp', 'rich'} & {*sys.modules})"
+    done = subprocess.run([sys.executable, "-c", every], check=True, capture_output=True, text=True)
+    assert done.stdout.split(maxsplit=2) == [str(len(COMMANDS) - 1), "0", "set()\n"]
 
 
 # -- dead letters ----------------------------------------------------------------------------------------------------

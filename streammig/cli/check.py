@@ -12,7 +12,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from types import TracebackType
-from typing import Any, BinaryIO
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import click
 import msgspec
@@ -28,7 +28,6 @@ from streammig.cli.run import given, one
 from streammig.cli.runtime import driven
 from streammig.context import until_stopped
 from streammig.disk import new_file
-from streammig.doctor.export import Count, advise
 from streammig.errors import Problem, Unusable, counted
 from streammig.inputs import StageInput
 from streammig.migration import PRESETS, Ask, Migration, one_thread
@@ -38,6 +37,9 @@ from streammig.report.live import watching
 from streammig.settings import Settings, check_folder, load
 from streammig.stages import STAGES
 from streammig.telemetry import Output
+
+if TYPE_CHECKING:
+    from streammig.doctor.export import Count
 
 PROBLEMS = 3
 ALL = "all"
@@ -205,7 +207,9 @@ def _check(
 async def _all(
     check: Check, run: Migration, offline: bool, against: Count
 ) -> tuple[dict[str, bool], dict[str, Any] | None]:
-    """Of which stages a read-back can prove anything, and what was found at the target."""
+    """Check everything. Returns which stages a read-back can prove, and what was found at the target."""
+    from streammig.doctor.export import advise  # it imports aiohttp, which --help can do without
+
     await check.all()
     at_target = await advise(check, run.settings, os.environ, offline, against)
     return await run.readable(), at_target

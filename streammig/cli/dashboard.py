@@ -12,7 +12,6 @@ import click
 from streammig.checkpoint import Checkpoint
 from streammig.cli import options, say
 from streammig.dashboard.door import TOKEN, Door, opened
-from streammig.dashboard.server import served
 from streammig.dashboard.view import View
 
 
@@ -27,6 +26,8 @@ def command(checkpoint: Path, listen: str) -> None:
 
     It changes nothing. /metrics has the numbers for Prometheus, /healthz says that the page is served.
     """
+    from streammig.dashboard.server import served  # it imports aiohttp, which --help can do without
+
     with closing(Checkpoint.open(checkpoint, read_only=True)) as file:
         file.verify(quick=True)
 

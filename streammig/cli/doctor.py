@@ -13,9 +13,6 @@ import click
 
 from streammig.cli import options, say
 from streammig.doctor import WRONG, Finding, wrong
-from streammig.doctor.live import check_live, examine_answers
-from streammig.doctor.machine import examine_machine
-from streammig.doctor.way import examine_way
 from streammig.errors import Problem, Unusable
 from streammig.settings import load
 
@@ -44,6 +41,11 @@ def command(migration: Path | None, live: bool, host: str | None, as_json: bool)
     async def hear(findings: AsyncIterator[Finding]) -> None:
         async for finding in findings:
             tell(finding)
+
+    # These import aiohttp, which --help can do without.
+    from streammig.doctor.live import check_live, examine_answers
+    from streammig.doctor.machine import examine_machine
+    from streammig.doctor.way import examine_way
 
     settings = load(migration, {})
     if live:

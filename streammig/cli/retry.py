@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable
 from contextlib import closing
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -16,11 +16,14 @@ from streammig.cli import options
 from streammig.cli.exit import Ended, finish
 from streammig.cli.runtime import beside
 from streammig.errors import Unusable, counted
-from streammig.migration import Choice, Corrected, Migration
+from streammig.migration import Migration
 from streammig.selection import BALANCE_DIFFERS
 from streammig.spool import forget
 from streammig.stages import STAGES
 from streammig.telemetry import Output
+
+if TYPE_CHECKING:
+    from streammig.dead_letters.replay import Choice
 
 
 @click.command()
@@ -52,6 +55,9 @@ def command(
     customer follow in the same call, once the customer can be seen at the target. If it is interrupted, the same
     command goes on: nothing is sent twice.
     """
+    from streammig.dead_letters.corrected import Corrected  # they import the rules, which --help can do without
+    from streammig.dead_letters.replay import Choice
+
     output = Output(*(flags.pop(name) for name in Output._fields))
     if missing and (corrected or stages or codes):
         raise Unusable("usage", "--missing takes no --input, --stage or --code", "It sends all that is missing.")

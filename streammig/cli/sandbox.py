@@ -8,7 +8,6 @@ import click
 
 from streammig.cli import options
 from streammig.errors import Unusable
-from streammig.sandbox import SandboxConfig, ScriptError, serve
 
 SCRIPT = """\
 A script is a JSON list of rules, or one rule a line. The first rule that matches a request is played:
@@ -58,6 +57,8 @@ def command(port: int, store: Path | None, limits: str, latency: str, queue_dela
 
     /_sandbox/ledger shows the records it holds, received twice, or dropped.
     """
+    from streammig.sandbox import SandboxConfig, ScriptError, serve  # it imports aiohttp, which --help can do without
+
     try:
         config = SandboxConfig(store=store, limits=limits, latency=latency, queue_delay=queue_delay, script=script)
         serve(config, port=port, say=click.echo)

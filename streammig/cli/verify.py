@@ -17,11 +17,11 @@ from streammig.checkpoint import Checkpoint
 from streammig.cli import echo_json, options, say
 from streammig.cli.runtime import beside, stopped_by
 from streammig.errors import Unusable, counted
-from streammig.migration import Told
 from streammig.model import spoken_place
 from streammig.report.document import iso
 from streammig.report.text import aligned
 from streammig.telemetry import Output, RunEnded
+from streammig.verify.verdict import Told
 
 SAMPLE, MOST = 1_000, 100_000
 SHOWN = 20  # differences that are listed on the terminal
