@@ -549,7 +549,7 @@ def test_customers_that_are_at_the_target_before_the_first_request_are_told(
 def test_a_check_that_is_stopped_leaves_no_part_of_its_list(tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as stopped:
         sys.exit(130)
-    with pytest.raises(SystemExit), Written(tmp_path / "problems.ndjson") as problems:
+    with pytest.raises(SystemExit), Written(tmp_path / "problems.ndjson"):
         raise stopped.value
     assert list(tmp_path.iterdir()) == []
 
