@@ -78,6 +78,8 @@ def operate(seed: int, folder: Path, only: str = "") -> tuple[str, bool, int]:
     lives = Lives(folder, seed, 24, {"concurrency": dice.choice([1, 2, 4])} | ({"events": {}} if seed % 2 else {}))
     lives.weather = Weather(dice.choice([{}, {"landed-reset": 0.05, "lost": 0.05}]))
     lives.live(_ending(dice, 12, 70))
+    while not lives.checkpoint.exists():  # without one there is nothing to damage
+        lives.live(_ending(dice, 12, 70))
     older = _content(lives)
     if dice.random() < 0.7:
         lives.live(_ending(dice, 5, 50))
