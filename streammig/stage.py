@@ -243,22 +243,29 @@ class StageRun:
     async def _seal(self, steps: Sequence[Step]) -> None:
         at, mapping = self.context.now(), self.reader.mapping
         sealed = await self.store.write(lambda file: [it.commit(file, self.stage, at, mapping) for it in steps])
-        for step, batches in zip(steps, sealed, strict=True):
-            for batch in batches:
-                self.context.notify(Sealed(self.stage, batch))
-            if (it := step.progress) is not None:
-                filtered = sum(tally.units for tally in it.filtered.values())
-                self.context.notify(Advanced(self.stage, it.frontier, it.read.units, filtered))
-            for batch in batches:
-                if batch.state is BatchState.UNKNOWN:
-                    self._unknown.append(batch)
-                else:
-                    await self.context.until_stopped(self._queue.put(batch))
-            if it is not None and it.dead:
-                dead = add_up(letter.tally for letter in it.dead)
-                self.context.notify(DeadLettered(self.stage, dead))
-                self._dead += dead
-                self.most_dead.check(self.stage, self._dead, it.read)
+        batches = [batch for each in sealed for batch in each]
+        for batch in batches:
+            self.context.notify(Sealed(self.stage, batch))
+        # Before the queue makes this wait: the checkpoint has all of it already.
+        self._tell([step.progress for step in steps if step.progress is not None])
+        for batch in batches:
+            if batch.state is BatchState.UNKNOWN:
+                self._unknown.append(batch)
+            else:
+                await self.context.until_stopped(self._queue.put(batch))
+
+    def _tell(self, progress: Sequence[Progress]) -> None:
+        """Tell what one commit added: progress in the export, and dead letters. Raises if these are too many."""
+        if not progress:
+            return
+        last = progress[-1]
+        filtered = sum(tally.units for tally in last.filtered.values())
+        self.context.notify(Advanced(self.stage, last.frontier, last.read.units, filtered))
+        if letters := [letter for it in progress for letter in it.dead]:
+            dead = add_up(letter.tally for letter in letters)
+            self.context.notify(DeadLettered(self.stage, dead))
+            self._dead += dead
+            self.most_dead.check(self.stage, self._dead, last.read)
 
     async def _resume(self) -> None:
         """Queue sealed batches of an earlier run. One that was rejected is read back first: it may have landed."""
