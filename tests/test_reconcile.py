@@ -107,7 +107,8 @@ def test_i4_what_an_earlier_migration_left_at_the_target_does_not_stand_for_a_lo
                 write(shell.folder / f"{name}{number}.json", records)
         before = ("--checkpoint", "before.checkpoint", "--customers", "customers0.json")
         assert shell.run(target.url, *before, "--transactions", "transactions0.json").code == 0
-        ended = shell.run(target.url, f"--{stage}", f"{stage}1.json")
+        # Long enough that a slow machine looks within it, too.
+        ended = shell.run(target.url, f"--{stage}", f"{stage}1.json", "--settle-time", "0.6")
         assert ended.code == 4, ended.err
         assert "which may have been there before: it is parked for you to decide" in ended.err
         assert target.ledger()["holds"][stage]["count"] == len(NAMES)
