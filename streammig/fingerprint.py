@@ -10,7 +10,7 @@ from typing import Any
 from streammig.checkpoint import Checkpoint
 from streammig.errors import Unusable
 from streammig.settings import Settings, absolute
-from streammig.sources import comparable, hash_before, touched
+from streammig.sources import content_of, hash_before, touched
 from streammig.stages import STAGES
 
 # The settings of a run that decide the bytes of a batch.
@@ -80,7 +80,9 @@ def reopen(path: Path, binding: Mapping[str, Any], shape: Mapping[str, Any], mar
             # New files may follow the known ones: an export may come in instalments.
             known_files = file.fingerprints(row.name)
             now = marks[row.name][: len(known_files)]
-            found += differences(f"{row.name}: ", comparable(known_files), comparable(now))
+            for before, mark in zip(known_files, now, strict=False):
+                found += differences(f"{row.name}: {mark['file']}: ", content_of(before), content_of(mark))
+            found += [f"{row.name}: {it['file']} is not named now" for it in known_files[len(now) :]]
         found += [
             f"{name}: this stage would come before {known[-1]}, which this checkpoint has already"
             for name in shape

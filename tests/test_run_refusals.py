@@ -384,9 +384,9 @@ def test_a_checkpoint_of_other_settings_another_account_or_other_stages_is_refus
 @pytest.mark.parametrize(
     ("content", "said"),
     [
-        (json.dumps({"customers": GOOD[1:]}), "size was"),
-        (json.dumps({"customers": GOOD}).replace("c5@", "x5@"), "sha256 was"),
-        (json.dumps({"people": GOOD}), "path was 'customers' and is 'people' now"),
+        (json.dumps({"customers": GOOD[1:]}), "export.json: size was"),
+        (json.dumps({"customers": GOOD}).replace("c5@", "x5@"), "export.json: sha256 was"),
+        (json.dumps({"people": GOOD}), "export.json: path was 'customers' and is 'people' now"),
     ],
 )
 def test_a_checkpoint_of_another_export_is_refused_with_the_difference_named(

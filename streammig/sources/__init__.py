@@ -27,7 +27,7 @@ named .ndjson or .jsonl, or if it has an id and another file of the stage is NDJ
 
 from streammig.sources.csv_rows import Form, check_form
 from streammig.sources.files import FileSource, open_source
-from streammig.sources.identity import comparable, hash_before, touched, with_samples
+from streammig.sources.identity import comparable, content_of, hash_before, touched, with_samples
 from streammig.sources.open import Input, Meter, parse_input
 
 __all__ = [
@@ -37,6 +37,7 @@ __all__ = [
     "Meter",
     "check_form",
     "comparable",
+    "content_of",
     "hash_before",
     "open_source",
     "parse_input",

@@ -68,16 +68,20 @@ def with_samples(marks: Mapping[str, Sequence[Mark]], stopped: Callable[[], bool
 
 
 def comparable(marks: Sequence[Mark]) -> dict[str, Any]:
-    """Return the fingerprints of several files as one flat mapping, for a comparison.
-
-    Names, times and inodes are left out: a restored copy is the same export. So is the estimated length.
-    """
+    """Return the fingerprints of several files as one flat mapping, for a comparison."""
     return {
         f"file {number}'s {key}": value
         for number, mark in enumerate(marks, 1)
-        for key, value in mark.items()
-        if key not in ("file", *TIMES_AND_INODE, "samples", "length")
+        for key, value in content_of(mark).items()
     }
+
+
+def content_of(mark: Mark) -> dict[str, Any]:
+    """Return the part of a fingerprint that tells the content of its file.
+
+    Names, times and inodes are left out: a restored copy is the same export. So is the estimated length.
+    """
+    return {key: value for key, value in mark.items() if key not in ("file", *TIMES_AND_INODE, "samples", "length")}
 
 
 def touched(now: Sequence[Mark], then: Sequence[Mark], stopped: Callable[[], bool] = lambda: False) -> list[str]:
