@@ -81,7 +81,7 @@ class Revert:
             raise Unusable(
                 "revert-unconfirmed",
                 f"customers of this run to be reverted: {window.customers:,}; confirmed: {self.expected:,}",
-                "Look again, and confirm the number: streammig revert CHECKPOINT --dry-run",
+                f"Look again, and confirm the number: {self.run.store.command('revert', '--dry-run')}",
             )
         if not await self.run.reading.read(self._reading(work, window).readable):
             raise Unusable(

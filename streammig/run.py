@@ -254,7 +254,7 @@ class Run:
             raise Unusable(
                 "nothing-to-decide",
                 f"batch {seq} of {name} is not undecided (any more)",
-                "See: streammig resolve CHECKPOINT",
+                f"See: {self.store.command('resolve')}",
             )
         await self.store.write(lambda file: file.move(found[0], BatchState.PARKED, BatchState.UNKNOWN))
         return await self._reconciler("read-back").decide(found[0], lambda: False)

@@ -211,7 +211,7 @@ class StageRun:
             await self.isolation.settle(self.stage)
             totals = await self.store.read(lambda file: file.totals(self.stage))
             self._dead = totals.dead
-            self.most_dead.check(self.stage, totals.dead, totals.taken)
+            self._check_dead(totals.taken)
 
     async def _guard(self, work: Awaitable[None]) -> None:
         """Turn a problem into a drain: requests under way must not be cut off because another one failed."""
@@ -265,7 +265,10 @@ class StageRun:
             dead = add_up(letter.tally for letter in letters)
             self.context.notify(DeadLettered(self.stage, dead))
             self._dead += dead
-            self.most_dead.check(self.stage, self._dead, last.read)
+            self._check_dead(last.read)
+
+    def _check_dead(self, read: Tally) -> None:
+        self.most_dead.check(self.stage, self._dead, read, self.store.command("dead-letters", "--summary"))
 
     async def _resume(self) -> None:
         """Queue sealed batches of an earlier run. One that was rejected is read back first: it may have landed."""

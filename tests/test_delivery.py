@@ -339,7 +339,7 @@ async def test_a_batch_that_stops_the_run_for_its_records_is_rejected_by_the_ope
     path = world.folder / "run.checkpoint"
     ended = await world.live()
     assert isinstance(ended, TargetStop)
-    assert "resolve CHECKPOINT 2 --stage customers --reject" in ended.hint
+    assert f"streammig resolve {path} 2 --stage customers --reject" in ended.hint
     assert states(world)[:2] == ["accepted", "sealed"]
     assert isinstance(await world.live(), TargetStop)
     resolve.decide(path, "streammig resolve", 2, None, ruling, world.clock.time())

@@ -168,9 +168,9 @@ def test_more_dead_letters_than_allowed_stop_a_stage(value: int | str, dead: int
     limit = parse_dead_limit(value)
     if stops:
         with raises(TooManyDead, "too-many-dead"):
-            limit.check("customers", Tally(dead, dead), Tally(read, read))
+            limit.check("customers", Tally(dead, dead), Tally(read, read), "streammig dead-letters c")
     else:
-        limit.check("customers", Tally(dead, dead), Tally(read, read))
+        limit.check("customers", Tally(dead, dead), Tally(read, read), "streammig dead-letters c")
 
 
 @pytest.mark.parametrize("value", ["many", "101%", "-1%", -1, "1 percent"])

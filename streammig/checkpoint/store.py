@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -24,6 +25,10 @@ class Store:
     writer: CheckpointWriter
     file: Checkpoint
     executor: Executor
+
+    def command(self, name: str, *arguments: object) -> str:
+        """Return a command on this checkpoint, as a person can type it."""
+        return shlex.join(["streammig", name, str(self.file.path), *map(str, arguments)])
 
     async def write(self, change: Callable[[Checkpoint], T]) -> T:
         """Call `CheckpointWriter.write`."""

@@ -18,16 +18,15 @@ class DeadLimit(NamedTuple):
     units: int | None = None
     share: float | None = None
 
-    def check(self, stage: str, dead: Tally, read: Tally) -> None:
-        """Raise `TooManyDead` if a stage has more."""
+    def check(self, stage: str, dead: Tally, read: Tally, show: str) -> None:
+        """Raise `TooManyDead` if a stage has more. `show` is the command that shows them."""
         most = self.units if self.share is None else self.share * max(read.units, LEAST)
         if most is not None and dead.units > most:
             raise TooManyDead(
                 "too-many-dead",
                 f"dead letters of {stage}: {dead.units:,} of {counted(read.units, 'unit')} read,"
                 " more than max_dead allows",
-                "See why: streammig dead-letters CHECKPOINT --summary. Mend the mapping or the export, or raise"
-                " max_dead, then run the same command.",
+                f"See why: {show}\nMend the mapping or the export, or raise max_dead, then run the same command.",
             )
 
 

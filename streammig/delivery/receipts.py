@@ -49,16 +49,19 @@ class Stops:
         return self._row >= receipt.stop_after
 
 
-def refusal(batch: Batch, receipt: Receipt, *, some_accepted: bool) -> TargetStop:
-    """Return the error that stops the run after an answer that is not about the batch."""
+def refusal(batch: Batch, receipt: Receipt, resolve: str) -> TargetStop:
+    """Return the error that stops the run after an answer that is not about the batch.
+
+    `resolve` is the command that decides about the batch, "" if no batch of its stage was accepted yet.
+    """
     known = receipt.kind is Kind.REJECTED and receipt.status is not None
     hint = _HINTS.get(receipt.status or 0) if known else None
     hint = hint or "Look at what answers at --base-url: a proxy, a login page, another service."
-    if known and some_accepted:
+    if known and resolve:
         hint += (
             " If this batch alone is the cause, say so with:"
-            f" streammig resolve CHECKPOINT {batch.seq} --stage {batch.stage} --reject"
-            " (its bad records are searched), or with --set-aside (all of it becomes dead letters)."
+            f" {resolve} --stage {batch.stage} --reject (its bad records are searched), or with --set-aside (all of it"
+            " becomes dead letters)."
         )
     return TargetStop(
         "target-refuses",

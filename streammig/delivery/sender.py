@@ -255,7 +255,7 @@ class Sender:
         """Act on a receipt, and return the batch's state. SEALED: it must be sent again."""
         if self._stops.counts(receipt):
             accepted = await self.store.read(lambda file: file.counts(batch.stage)["accepted"])
-            raise refusal(batch, receipt, some_accepted=accepted > 0)
+            raise refusal(batch, receipt, self.store.command("resolve", batch.seq) if accepted else "")
         match receipt.kind:
             case Kind.ACCEPTED:
                 self._refused.clear()
@@ -303,7 +303,7 @@ class Sender:
                 "too-many-parked",
                 f"{stage}: {counted(len(parked), 'batch', 'es')} parked, with an unknown outcome: {numbers}",
                 "They are not sent again. Find out at the target whether they landed, and say so (--landed or"
-                f" --not-landed): streammig resolve CHECKPOINT BATCH --stage {stage}",
+                f" --not-landed): {self.store.command('resolve')}",
             )
 
     async def _count_refused(self, batch: Batch, receipt: Receipt) -> None:
