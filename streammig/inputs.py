@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -191,8 +190,7 @@ class Reading:
             raise UnknownOutcome(
                 "outcome-unknown",
                 f"{name}: the outcome of batch{'es' if len(left) > 1 else ''} {numbers} is unknown",
-                "Not sent again. Show what is known, and decide: "
-                + shlex.join(["streammig", "resolve", str(self.lookup.path)]),
+                f"Not sent again. Show what is known, and decide: {self.store.command('resolve')}",
             )
 
     async def first(self, name: str, count: int, start: Place = START, sealed: Sequence[Range] = ()) -> list[Record]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import closing
 from dataclasses import dataclass
@@ -57,7 +56,7 @@ class Verifier:
             raise Unusable(
                 "nothing-accepted",
                 "nothing of this run was accepted that can be compared: there is nothing to verify",
-                f"See what the run has done: streammig status {shlex.quote(str(self.run.reading.lookup.path))}",
+                f"See what the run has done: {self.run.store.command('status')}",
             )
         run_id: str = (await self.run.store.read(lambda file: file.run))["id"]
         work = await read(Work, work_path(self.state_folder, run_id))
