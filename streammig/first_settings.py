@@ -186,15 +186,15 @@ def _date(proposal: Proposal, target: str, found: Field | None, *, required: boo
             proposal.put(target, f'{{constant = "{NO_DATE}"}}', "no field of a date was found; Masivo requires one")
         return
     proposal.taken.add(found.path)
-    steps, remarks = list[str](), list[str]()
+    steps, remarks, dates = list[str](), list[str](), found.dates
     if found.all_are(EPOCH_MS) or found.all_are(EPOCH):
         steps = ["epoch_ms = true" if found.all_are(EPOCH_MS) else "epoch = true"]
-    elif not found.dates:
+    elif not dates:
         remarks = ['the form of these dates is not known; add date = "..."']
-    elif not (found.dates[0].startswith("%Y-%m-%dT") and found.dates[0].endswith("%z")):
-        form = found.dates[0]
+    elif not (dates[0].startswith("%Y-%m-%dT") and dates[0].endswith("%z")):
+        form = dates[0]
         steps = [f'date = "{form}"']
-        if len([it for it in found.dates if it[:2] in ("%d", "%m")]) > 1:
+        if len([it for it in dates if it[:2] in ("%d", "%m")]) > 1:
             remarks = ["the month may come first"]
         if not form.endswith("%z"):
             steps.append('zone = "UTC"')

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from decimal import Decimal
@@ -80,14 +80,10 @@ class Field:
         """The date formats that fit all values, else those that fit nine in ten."""
         if self.kind != "a text" or not self.values:
             return []
-        misfits = {form: self._misfits(form) for form in DATES}
-        least = 0 if 0 in misfits.values() else (len(self.values) - 1) // 10
+        texts = self.plain
+        misfits = {form: _misfits(texts, form) for form in DATES}
+        least = 0 if 0 in misfits.values() else (len(texts) - 1) // 10
         return [form for form, count in misfits.items() if count <= least]
-
-    def _misfits(self, form: str) -> int:
-        """The number of values that are not dates of this form, counted up to a tenth of all."""
-        most = (len(self.values) - 1) // 10 + 1
-        return sum(1 for _ in islice((1 for text in self.plain if not _is_date(text, form)), most))
 
     @property
     def decimal_mark(self) -> str:
@@ -109,9 +105,9 @@ class Field:
             return "UUIDs"
         if self.kind in ("a text", "a number") and self.all_are(EPOCH_MS):
             return "milliseconds since 1970"
-        if self.dates:
-            others = self._misfits(self.dates[0])
-            return f"dates like {self.dates[0]}" + (f", but for {counted(others, 'value')}" if others else "")
+        if dates := self.dates:
+            others = _misfits(self.plain, dates[0])
+            return f"dates like {dates[0]}" + (f", but for {counted(others, 'value')}" if others else "")
         if self.kind == "a text" and self.all_are(NUMBER):
             marked = any(mark in text for text in self.values for mark in ".,")
             return f"numbers as text, decimal mark {self.decimal_mark}" if marked else "whole numbers as text"
@@ -143,6 +139,12 @@ def _leaves(record: Any, above: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(value, f"{above}{name}.")
         elif value is not None and value != "":
             yield above + name, value
+
+
+def _misfits(texts: Sequence[str], form: str) -> int:
+    """The number of texts that are not dates of this form, counted up to a tenth of all."""
+    most = (len(texts) - 1) // 10 + 1
+    return sum(1 for _ in islice((1 for text in texts if not _is_date(text, form)), most))
 
 
 def _is_date(text: str, form: str) -> bool:
