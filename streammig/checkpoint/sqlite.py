@@ -13,6 +13,7 @@ from streammig.disk import disk_fault, own, refuse_foreign
 from streammig.errors import MachineFault, Problem, Unusable
 
 NETWORK = {"nfs", "nfs4", "cifs", "smb3", "smbfs", "afs", "ceph", "glusterfs", "fuse.sshfs", "fuse.glusterfs"}
+HELD = 30.0  # seconds that another process may hold a shared file: a commit on a slow disk
 # The primary codes of a damaged file. SQLITE_ERROR is one: our statements fail only on another schema.
 DAMAGE = (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR)
 
@@ -260,8 +261,7 @@ class SharedFile(SqliteFile):
                 refuse_foreign(path)
             else:
                 create_owner_only(path)
-        # 30 s: another process may hold the file during a commit on a slow disk.
-        super().__init__(path, connect(path, "ro" if read_only else "rw", self.role, 30.0))
+        super().__init__(path, connect(path, "ro" if read_only else "rw", self.role, HELD))
         try:
             with translated(path, self.role):
                 self._begin(read_only)
@@ -275,7 +275,7 @@ class SharedFile(SqliteFile):
         with translated(path, cls.role):
             refuse_foreign(path)
             if path.exists():
-                _roll_back(path, 30.0)
+                _roll_back(path, HELD)
             return path.exists() and path.stat().st_size > 0
 
     def _begin(self, read_only: bool) -> None:
