@@ -592,7 +592,9 @@ def test_what_is_asked_for_wrongly_is_named(
     ("arguments", "code", "exit_code"),
     [
         (["run", "--customers", "gone.json", "--json"], "export-unreadable", 2),
+        (["run", "--json"], "no-input", 2),
         (["status", "gone.checkpoint", "--json"], "checkpoint-missing", 2),
+        (["retry", "gone.checkpoint", "--json"], "checkpoint-missing", 2),
         (["resolve", "gone.checkpoint", "--json"], "checkpoint-missing", 2),
         (["status", "move.toml", "--json"], "settings-given", 2),
     ],
